@@ -1,0 +1,1 @@
+//! Audio bytes to features.

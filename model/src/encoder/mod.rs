@@ -1,0 +1,59 @@
+//! Streaming encoders: one trait for every architecture that can be served live.
+//!
+//! An encoder holds weights only and is shared by all workers. What a session has heard lives in its
+//! [`StateCache`], a plain value that travels with the session: a worker that holds it may step it, nobody else
+//! can. So sessions of any age batch together, a result can never reach the wrong session, and a session can be
+//! serialised.
+
+/// What one step of an encoder consumes and produces. All lengths in feature frames unless said otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Geometry {
+    /// Values of one feature frame.
+    pub num_features: usize,
+    /// Feature frames that a step advances by.
+    pub segment_frames: usize,
+    /// Feature frames past the end of a segment that its step must see: stem look-ahead and right context.
+    pub lookahead_frames: usize,
+    /// Feature frames for one output frame; divides `segment_frames`.
+    pub subsampling: usize,
+    /// Values of one output frame: encoder dims, or classes after a head.
+    pub output_dim: usize,
+}
+
+impl Geometry {
+    /// Output frames of one step.
+    pub fn output_frames(&self) -> usize {
+        self.segment_frames / self.subsampling
+    }
+
+    /// Feature frames that the next step of a session needs: the first step also fills the look-ahead, later
+    /// ones find it in the state cache.
+    pub fn frames_needed(&self, steps_done: u64) -> usize {
+        if steps_done == 0 {
+            self.segment_frames + self.lookahead_frames
+        } else {
+            self.segment_frames
+        }
+    }
+}
+
+/// All that an encoder remembers of one session: a flat buffer whose layout the encoder owns, and how many
+/// steps it has seen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StateCache {
+    /// Rings of keys, values, memories, carried frames: the encoder's own layout.
+    pub values: Box<[f32]>,
+    /// Steps since the last reset. Rings take their valid lengths and positions from it.
+    pub steps: u64,
+}
+
+/// One session's part of a batched step.
+#[derive(Debug)]
+pub struct StepRow<'a> {
+    /// The session's state, advanced in place.
+    pub state: &'a mut StateCache,
+    /// New feature frames, `(frames_needed, features) f32` row-major.
+    pub features: &'a [f32],
+    /// Receives `(output_frames, output_dim) f32` row-major; cleared first.
+    pub output: &'a mut Vec<f32>,
+}

@@ -1,0 +1,9 @@
+//! Features to words: streaming encoders with a state cache for each session, CTC decoding, transcripts.
+//!
+//! Sits between `waxwing-frontend` (bytes → features) and `waxwing-server` (sessions, batching, wire). It knows
+//! Candle; it knows nothing of tokio, HTTP or clocks.
+//!
+//! The path through this crate: features → [`encoder::StreamingEncoder::step`] over a compact batch of
+//! sessions → log-probs → CTC decoder → words.
+
+pub mod encoder;

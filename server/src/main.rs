@@ -1,0 +1,2 @@
+//! The command `waxwing`.
+fn main() {}
