@@ -1,0 +1,144 @@
+"""The native protocol through an independent WebSocket client, as a script of a user would speak it."""
+
+import asyncio
+import json
+import os
+import signal
+import wave
+
+import httpx
+import pytest
+import websockets
+
+from conftest import Server, word_errors
+
+
+def samples(path) -> bytes:
+    with wave.open(str(path)) as clip:
+        return clip.readframes(clip.getnframes())
+
+
+async def speak(url: str, audio: bytes, chunk: int = 6400, query: str = "") -> list[dict]:
+    """Sends all audio, then `stop`; returns every event until the server closes."""
+    async with websockets.connect(f"{url.replace('http', 'ws')}/v1/stream{query}") as socket:
+        async def send():
+            for at in range(0, len(audio), chunk):
+                await socket.send(audio[at : at + chunk])
+            await socket.send(json.dumps({"type": "stop"}))
+
+        sender = asyncio.create_task(send())
+        seen = [json.loads(message) async for message in socket]
+        await sender
+        assert socket.close_code == 1000
+        return seen
+
+
+def finals(seen: list[dict]) -> str:
+    return " ".join(event["text"] for event in seen if event["type"] == "final").strip()
+
+
+def test_words_arrive_and_the_last_event_is_done(server, clips, transcripts):
+    seen = asyncio.run(speak(server.url, samples(clips["0870"])))
+    assert seen[0]["type"] == "ready" and seen[0]["model"] == "en-emformer"
+    assert [event["type"] for event in seen].count("done") == 1 and seen[-1]["type"] == "done"
+    assert word_errors(transcripts["0870"], finals(seen)) / len(transcripts["0870"].split()) <= 0.7
+
+
+def test_a_socket_and_a_post_say_the_same(server, clips):
+    for clip in clips.values():
+        socket = finals(asyncio.run(speak(server.url, samples(clip))))
+        post = httpx.post(
+            f"{server.url}/v1/audio/transcriptions",
+            files={"file": clip.read_bytes()},
+            data={"model": "whisper-1"},
+            timeout=60,
+        ).json()["text"]
+        assert socket == post
+
+
+def test_odd_splits_change_nothing(server, clips):
+    audio = samples(clips["0880"])
+    whole = finals(asyncio.run(speak(server.url, audio)))
+    assert finals(asyncio.run(speak(server.url, audio, chunk=1237))) == whole
+
+
+def test_flush_answers_and_the_stream_goes_on(server, clips):
+    async def run():
+        async with websockets.connect(f"{server.url.replace('http', 'ws')}/v1/stream") as socket:
+            await socket.send(samples(clips["0880"]))
+            await socket.send(json.dumps({"type": "flush", "id": "42"}))
+            await socket.send(samples(clips["0930"]))
+            await socket.send(json.dumps({"type": "stop"}))
+            return [json.loads(message) async for message in socket]
+
+    seen = asyncio.run(run())
+    kinds = [event["type"] for event in seen]
+    assert {"type": "flushed", "id": "42"}.items() <= seen[kinds.index("flushed")].items()
+    before = [event for event in seen[: kinds.index("flushed")] if event["type"] == "final"]
+    after = [event for event in seen[kinds.index("flushed") :] if event["type"] == "final"]
+    assert before and after
+    assert before[-1]["end"] <= after[0]["start"]
+
+
+def test_an_unknown_encoding_is_an_error_that_names_the_known_ones(server):
+    async def run():
+        async with websockets.connect(f"{server.url.replace('http', 'ws')}/v1/stream") as socket:
+            await socket.send(json.dumps({"type": "start", "encoding": "s16be"}))
+            return [json.loads(message) async for message in socket]
+
+    seen = asyncio.run(run())
+    assert seen[-1]["type"] == "error" and seen[-1]["code"] == "unknown_encoding"
+    assert "s16le" in seen[-1]["message"]
+
+
+def test_a_message_over_the_limit_closes_with_1009(server):
+    async def run():
+        async with websockets.connect(f"{server.url.replace('http', 'ws')}/v1/stream") as socket:
+            await socket.send(b"\0" * (256 * 1024 + 2))
+            with pytest.raises(websockets.ConnectionClosed):
+                while True:
+                    await socket.recv()
+            return socket.close_code
+
+    assert asyncio.run(run()) == 1009
+
+
+def test_a_killed_client_frees_its_slot(server, clips):
+    def free() -> int:
+        return httpx.get(f"{server.url}/ready").json()["free"]
+
+    async def vanish():
+        before = free()
+        socket = await websockets.connect(f"{server.url.replace('http', 'ws')}/v1/stream")
+        await socket.send(samples(clips["0880"])[:16000])
+        await socket.recv()
+        assert free() == before - 1
+        socket.transport.abort()
+        for _ in range(200):
+            if free() == before:
+                return
+            await asyncio.sleep(0.02)
+        raise AssertionError("the slot was not freed within 4 s")
+
+    asyncio.run(vanish())
+
+
+def test_sigterm_in_mid_speech_delivers_the_last_words(clips, tmp_path):
+    server = Server(log=tmp_path / "log")
+
+    async def run():
+        async with websockets.connect(f"{server.url.replace('http', 'ws')}/v1/stream") as socket:
+            await socket.send(samples(clips["0870"])[: 2 * 16000 * 5])
+            while json.loads(await socket.recv())["type"] != "partial":
+                pass
+            os.kill(server.process.pid, signal.SIGTERM)
+            seen = [json.loads(message) async for message in socket]
+            return seen, socket.close_code
+
+    try:
+        seen, code = asyncio.run(run())
+    except websockets.ConnectionClosedError as closed:
+        raise AssertionError(f"closed without the last words: {closed}") from closed
+    assert code in (1001, 1012)
+    assert any(event["type"] == "final" and event["text"] for event in seen)
+    assert server.stop() == 0
