@@ -1,0 +1,54 @@
+//! Sessions come and go and nothing stays behind.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use waxwing_tests::{Server, librivox};
+
+/// A thousand clients connect, speak half a second and leave, every third without a word of farewell.
+#[tokio::test]
+async fn a_thousand_sessions_leave_no_memory_and_no_descriptors_behind() -> Result<()> {
+    let server = Server::start(&[]).await?;
+    let speech = librivox("0880")?;
+    let free_before = server.free_slots().await?;
+    let mut after_warm_up = (0, 0);
+    for cycle in 0..1000 {
+        let mut session = server.session().await?;
+        session.audio(&speech[..16_000]).await?;
+        if cycle % 3 == 0 {
+            drop(session);
+        } else {
+            let events = session.finish().await?;
+            ensure!(
+                events.last().is_some_and(|event| event["type"] == "done"),
+                "cycle {cycle}: {events:?}"
+            );
+        }
+        if cycle == 200 {
+            settle(&server, free_before).await?;
+            after_warm_up = server.resources()?;
+        }
+    }
+    settle(&server, free_before).await?;
+    let (kib, descriptors) = server.resources()?;
+    let (kib_before, descriptors_before) = after_warm_up;
+    ensure!(
+        kib * 100 <= kib_before * 105,
+        "resident memory grew from {kib_before} to {kib} KiB"
+    );
+    ensure!(
+        descriptors <= descriptors_before + 2,
+        "descriptors grew from {descriptors_before} to {descriptors}"
+    );
+    Ok(())
+}
+
+/// Slots come back on their own once their clients are gone; how soon is not this test's subject.
+async fn settle(server: &Server, free: u64) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while server.free_slots().await? < free {
+        ensure!(Instant::now() < deadline, "slots were lost");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}
