@@ -1,0 +1,115 @@
+//! Triangular mel filters, kept as runs of weights: a filter touches few of the spectrum's bins.
+
+/// A bank of filters over the bins of a power spectrum.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct MelBank {
+    filters: Vec<Filter>,
+    weights: Vec<f32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Filter {
+    /// First bin with a weight.
+    bin: usize,
+    /// Where its weights are.
+    weights_start: usize,
+    weights_end: usize,
+}
+
+impl MelBank {
+    /// Collects filters from dense rows, `(filters, bins) f32`.
+    pub(crate) fn from_rows(rows: impl Iterator<Item = Vec<f32>>) -> Self {
+        let mut bank = Self {
+            filters: Vec::new(),
+            weights: Vec::new(),
+        };
+        for row in rows {
+            let bin = row.iter().position(|&weight| weight != 0.0).unwrap_or(0);
+            let end = row
+                .iter()
+                .rposition(|&weight| weight != 0.0)
+                .map_or(bin, |last| last + 1);
+            let weights_start = bank.weights.len();
+            bank.weights.extend_from_slice(&row[bin..end]);
+            bank.filters.push(Filter {
+                bin,
+                weights_start,
+                weights_end: bank.weights.len(),
+            });
+        }
+        bank
+    }
+
+    /// Slaney's bank as Whisper and librosa have it: linear to 1 kHz, then logarithmic, each filter of unit area, from
+    /// 0 Hz to half the rate. (M. Slaney, Auditory Toolbox, 1998.)
+    pub(crate) fn slaney(rate_hz: u32, n_fft: usize, num_mels: usize) -> Self {
+        let nyquist = f64::from(rate_hz) / 2.0;
+        let top = slaney_mel(nyquist);
+        let edge = |index: usize| slaney_hz(top * index as f64 / (num_mels + 1) as f64);
+        let num_bins = n_fft / 2 + 1;
+        let bin_hz = |bin: usize| bin as f64 * f64::from(rate_hz) / n_fft as f64;
+        Self::from_rows((0..num_mels).map(|index| {
+            let (left, centre, right) = (edge(index), edge(index + 1), edge(index + 2));
+            let area = 2.0 / (right - left);
+            (0..num_bins)
+                .map(|bin| {
+                    let rise = (bin_hz(bin) - left) / (centre - left);
+                    let fall = (right - bin_hz(bin)) / (right - centre);
+                    (rise.min(fall).max(0.0) * area) as f32
+                })
+                .collect()
+        }))
+    }
+
+    /// Filters of the bank.
+    pub(crate) fn len(&self) -> usize {
+        self.filters.len()
+    }
+
+    /// The energies of a power spectrum `(bins) f32`, one for each filter.
+    pub(crate) fn energies<'a>(&'a self, power: &'a [f32]) -> impl Iterator<Item = f32> + 'a {
+        self.filters.iter().map(move |filter| {
+            let weights = &self.weights[filter.weights_start..filter.weights_end];
+            dot(weights, &power[filter.bin..filter.bin + weights.len()])
+        })
+    }
+
+    /// Bytes held.
+    pub(crate) fn state_bytes(&self) -> usize {
+        size_of_val(self) + self.filters.len() * size_of::<Filter>() + self.weights.len() * size_of::<f32>()
+    }
+}
+
+/// A sum in a fixed order, so that equal spectra give equal energies everywhere.
+fn dot(weights: &[f32], power: &[f32]) -> f32 {
+    weights
+        .iter()
+        .zip(power)
+        .map(|(weight, power)| weight * power)
+        .sum()
+}
+
+const SLANEY_HZ_PER_MEL: f64 = 200.0 / 3.0;
+const SLANEY_LINEAR_TO_HZ: f64 = 1_000.0;
+const SLANEY_LINEAR_TO_MEL: f64 = SLANEY_LINEAR_TO_HZ / SLANEY_HZ_PER_MEL;
+
+/// 6.4 is reached in 27 mels.
+fn slaney_log_step() -> f64 {
+    6.4f64.ln() / 27.0
+}
+
+fn slaney_mel(hz: f64) -> f64 {
+    if hz < SLANEY_LINEAR_TO_HZ {
+        hz / SLANEY_HZ_PER_MEL
+    } else {
+        SLANEY_LINEAR_TO_MEL + (hz / SLANEY_LINEAR_TO_HZ).ln() / slaney_log_step()
+    }
+}
+
+fn slaney_hz(mel: f64) -> f64 {
+    if mel < SLANEY_LINEAR_TO_MEL {
+        mel * SLANEY_HZ_PER_MEL
+    } else {
+        SLANEY_LINEAR_TO_HZ * ((mel - SLANEY_LINEAR_TO_MEL) * slaney_log_step()).exp()
+    }
+}

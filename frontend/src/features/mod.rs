@@ -1,0 +1,103 @@
+//! Mono samples at the model's rate to feature frames.
+//!
+//! A model's `config.json` says which features it was trained on; [`FeatureConfig`] is that part of it, and
+//! [`FeatureConfig::extractor`] makes the streaming object.
+
+mod log_mel;
+mod mel;
+
+pub use log_mel::{StreamingLogMel, StreamingLogMelConfig};
+
+use serde::{Deserialize, Serialize};
+
+use crate::FrontendError;
+
+/// The features of a model: `{"type": "streaming_log_mel", …}`. Settings that are left out have their defaults, and
+/// unknown ones are refused.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FeatureConfig {
+    /// Whisper's filter bank with a fixed floor.
+    StreamingLogMel(StreamingLogMelConfig),
+}
+
+impl Default for FeatureConfig {
+    fn default() -> Self {
+        FeatureConfig::StreamingLogMel(StreamingLogMelConfig::default())
+    }
+}
+
+impl FeatureConfig {
+    /// Values of one frame.
+    pub fn num_features(&self) -> usize {
+        match self {
+            FeatureConfig::StreamingLogMel(config) => config.num_mels,
+        }
+    }
+
+    /// Samples at `rate_hz` from one frame to the next.
+    pub fn frame_shift_samples(&self, _rate_hz: u32) -> usize {
+        match self {
+            FeatureConfig::StreamingLogMel(config) => config.hop,
+        }
+    }
+
+    /// Makes the extractor for audio at `rate_hz`.
+    ///
+    /// # Errors
+    ///
+    /// [`FrontendError::FeatureSetting`] naming the first setting that cannot work.
+    pub fn extractor(&self, rate_hz: u32) -> Result<Box<dyn FeatureExtractor>, FrontendError> {
+        crate::error::check_rate(rate_hz)?;
+        Ok(match self {
+            FeatureConfig::StreamingLogMel(config) => Box::new(StreamingLogMel::new(config, rate_hz)?),
+        })
+    }
+}
+
+/// Samples in, feature frames out, for one stream.
+///
+/// Any split of the samples gives bit-identical frames, memory is bounded, and nothing is allocated for a frame except
+/// to grow the caller's vector.
+pub trait FeatureExtractor: Send + std::fmt::Debug {
+    /// Values of one frame.
+    fn num_features(&self) -> usize;
+
+    /// Takes mono samples and appends the frames that they complete, `(frames, features) f32` row-major, to
+    /// `features`.
+    fn push(&mut self, samples: &[f32], features: &mut Vec<f32>);
+
+    /// Samples until `frames` more frames are out. Exact; saturates.
+    fn samples_needed_for(&self, frames: u64) -> u64;
+
+    /// Frames since the beginning or the last reset.
+    fn frames_emitted(&self) -> u64;
+
+    /// Samples since the beginning or the last reset.
+    fn samples_received(&self) -> u64;
+
+    /// As new.
+    fn reset(&mut self);
+
+    /// Bytes held for the stream, the same at any time of it.
+    fn state_bytes(&self) -> usize;
+}
+
+/// A setting that must lie in a range.
+fn check_setting<T: PartialOrd + std::fmt::Display>(
+    field: &'static str,
+    actual: T,
+    range: impl std::ops::RangeBounds<T>,
+    expected: &'static str,
+) -> Result<(), FrontendError> {
+    if range.contains(&actual) {
+        Ok(())
+    } else {
+        Err(FrontendError::FeatureSetting {
+            field,
+            actual: actual.to_string(),
+            expected,
+        })
+    }
+}

@@ -1,0 +1,110 @@
+use std::f64::consts::TAU;
+
+use super::*;
+
+/// A sine of `hz` at `rate_hz`, a quarter of full scale.
+fn sine(hz: f64, rate_hz: u32, samples: usize) -> Vec<f32> {
+    (0..samples)
+        .map(|index| (0.25 * (TAU * hz * index as f64 / f64::from(rate_hz)).sin()) as f32)
+        .collect()
+}
+
+fn resample(input_rate_hz: u32, output_rate_hz: u32, samples: &[f32]) -> Vec<f32> {
+    let mut resampler = Resampler::new(input_rate_hz, output_rate_hz).unwrap();
+    let mut out = Vec::new();
+    resampler.push(samples, &mut out);
+    out
+}
+
+/// Output sample n is the input's wave at n / output rate, away from the edge where the sine starts.
+#[test]
+fn the_delay_is_compensated_at_every_usual_rate() {
+    for rate_hz in [
+        8_000, 11_025, 12_000, 22_050, 24_000, 32_000, 44_100, 48_000, 88_200, 96_000, 176_400, 192_000,
+    ] {
+        let out = resample(rate_hz, 16_000, &sine(440.0, rate_hz, rate_hz as usize));
+        let expected = sine(440.0, 16_000, out.len());
+        // Half an output sample of a 440 Hz sine at a quarter of full scale.
+        let tolerance = 0.25 * TAU * 440.0 * 0.5 / 16_000.0 + 1e-3;
+        for index in 2_000..out.len() {
+            let error = f64::from((out[index] - expected[index]).abs());
+            assert!(error < tolerance, "{rate_hz} Hz, sample {index}: off by {error}");
+        }
+    }
+}
+
+/// Where a block has an even number of samples the alignment is exact, not to half a sample.
+#[test]
+fn even_blocks_are_aligned_exactly() {
+    for rate_hz in [8_000, 24_000, 32_000, 48_000, 96_000, 192_000] {
+        let out = resample(rate_hz, 16_000, &sine(1_000.0, rate_hz, rate_hz as usize / 2));
+        let expected = sine(1_000.0, 16_000, out.len());
+        for index in 1_000..out.len() {
+            let error = (out[index] - expected[index]).abs();
+            assert!(error < 1e-4, "{rate_hz} Hz, sample {index}: off by {error}");
+        }
+    }
+}
+
+#[test]
+fn a_click_stays_where_it_was() {
+    for rate_hz in [8_000u32, 44_100, 48_000] {
+        let mut samples = vec![0.0; rate_hz as usize];
+        samples[rate_hz as usize / 2] = 1.0;
+        let out = resample(rate_hz, 16_000, &samples);
+        let loudest = (0..out.len())
+            .max_by(|&a, &b| out[a].abs().total_cmp(&out[b].abs()))
+            .unwrap();
+        assert!(loudest.abs_diff(8_000) <= 1, "{rate_hz} Hz: click at {loudest}");
+    }
+}
+
+#[test]
+fn what_lies_above_the_new_half_rate_is_gone() {
+    let out = resample(48_000, 16_000, &sine(11_000.0, 48_000, 48_000));
+    let loudest = out[1_000..]
+        .iter()
+        .fold(0.0f32, |loudest, sample| loudest.max(sample.abs()));
+    assert!(loudest < 1e-4, "an 11 kHz tone left {loudest}");
+}
+
+#[test]
+fn blocks_are_ten_milliseconds_where_the_rates_allow_it() {
+    for (rate_hz, block) in [
+        (8_000, 80),
+        (48_000, 480),
+        (44_100, 441),
+        (22_050, 441),
+        (11_025, 441),
+        (16_000, 1),
+        (12_345, 2_469),
+    ] {
+        assert_eq!(
+            Resampler::new(rate_hz, 16_000).unwrap().block_samples(),
+            block,
+            "{rate_hz} Hz"
+        );
+    }
+}
+
+#[test]
+fn rates_out_of_range_are_refused() {
+    for (input, output, actual) in [(7_999, 16_000, 7_999), (192_001, 16_000, 192_001), (16_000, 0, 0)] {
+        let (min, max) = (8_000, 192_000);
+        let expected = FrontendError::RateOutOfRange { actual, min, max };
+        assert_eq!(Resampler::new(input, output).map(drop), Err(expected));
+    }
+}
+
+#[test]
+fn a_reset_resampler_equals_a_fresh_one() {
+    let samples = sine(300.0, 44_100, 5_000);
+    let mut resampler = Resampler::new(44_100, 16_000).unwrap();
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    resampler.push(&samples, &mut first);
+    resampler.push(&[1.0; 777], &mut Vec::new());
+    resampler.reset();
+    resampler.push(&samples, &mut second);
+    assert_eq!(first, second);
+    assert_eq!(resampler.samples_received(), samples.len() as u64);
+}

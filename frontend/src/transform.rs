@@ -1,0 +1,189 @@
+//! Cuts a stream of samples into overlapping frames, and the power spectrum of a frame.
+
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use realfft::num_complex::Complex;
+use realfft::{RealFftPlanner, RealToComplex};
+
+/// Samples that are taken into the frame buffer at once; bounds the buffer however much is pushed.
+const CHUNK_SAMPLES: usize = 1_024;
+
+/// The transform of one length, shared by all sessions of the process: twiddle factors are the larger part of it.
+pub(crate) fn real_fft(length: usize) -> Arc<dyn RealToComplex<f32>> {
+    static PLANNER: LazyLock<Mutex<RealFftPlanner<f32>>> =
+        LazyLock::new(|| Mutex::new(RealFftPlanner::new()));
+    PLANNER
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .plan_fft_forward(length)
+}
+
+/// Overlapping frames of a stream: frame *t* is the samples `[shift·t − left, shift·t − left + length)`.
+#[derive(Debug, Clone)]
+pub(crate) struct FrameBuffer {
+    length: usize,
+    shift: usize,
+    left: Left,
+    /// Samples from the next frame's beginning on.
+    buffer: Vec<f32>,
+    /// Samples to drop before the next frame begins: not 0 only between frames that do not overlap.
+    skip: usize,
+    /// How many samples are missing before the left side of the first frame can be filled.
+    reflection_missing: usize,
+}
+
+/// What stands in front of a stream's first sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// That many zeros.
+    Zeros(usize),
+    /// That many samples of the stream in reverse: sample −1 is sample 0, −2 is 1, and so on.
+    Reflection(usize),
+    /// That many samples are dropped instead.
+    Drop(usize),
+}
+
+impl FrameBuffer {
+    /// `length` and `shift` are at least 1; a reflection is shorter than a frame.
+    pub(crate) fn new(length: usize, shift: usize, left: Left) -> Self {
+        let buffer = Vec::with_capacity(2 * length + CHUNK_SAMPLES);
+        let mut frames = Self {
+            length,
+            shift,
+            left,
+            buffer,
+            skip: 0,
+            reflection_missing: 0,
+        };
+        frames.reset();
+        frames
+    }
+
+    /// Takes `samples` and calls `each` with every frame `(length) f32` that they complete. Never allocates.
+    pub(crate) fn push(&mut self, mut samples: &[f32], mut each: impl FnMut(&[f32])) {
+        let dropped = self.skip.min(samples.len());
+        self.skip -= dropped;
+        samples = &samples[dropped..];
+        while !samples.is_empty() {
+            let take = if self.reflection_missing > 0 {
+                self.reflection_missing
+            } else {
+                CHUNK_SAMPLES
+            };
+            let (chunk, rest) = samples.split_at(take.min(samples.len()));
+            samples = rest;
+            self.buffer.extend_from_slice(chunk);
+            if self.reflection_missing > 0 {
+                self.reflection_missing -= chunk.len();
+                if self.reflection_missing > 0 {
+                    return;
+                }
+                let forward = self.buffer.len();
+                self.buffer.extend_from_within(..);
+                self.buffer[..forward].reverse();
+            }
+            let mut start = 0;
+            while let Some(frame) = self.buffer.get(start..start + self.length) {
+                each(frame);
+                start += self.shift;
+            }
+            let kept = start.min(self.buffer.len());
+            self.buffer.drain(..kept);
+            let beyond = start - kept;
+            let dropped = beyond.min(samples.len());
+            self.skip = beyond - dropped;
+            samples = &samples[dropped..];
+        }
+    }
+
+    /// Samples until `frames` more frames are complete. Exact; saturates.
+    pub(crate) fn samples_needed_for(&self, frames: u64) -> u64 {
+        let Some(further) = frames.checked_sub(1) else {
+            return 0;
+        };
+        let span = further
+            .saturating_mul(self.shift as u64)
+            .saturating_add(self.length as u64);
+        let missing = match self.left {
+            // Nothing of the mirrored side is in the buffer yet, but it will come with the samples.
+            Left::Reflection(mirrored) if self.reflection_missing > 0 => span
+                .saturating_sub((self.buffer.len() + mirrored) as u64)
+                .max(self.reflection_missing as u64),
+            _ => span.saturating_sub(self.buffer.len() as u64),
+        };
+        missing.saturating_add(self.skip as u64)
+    }
+
+    /// As new.
+    pub(crate) fn reset(&mut self) {
+        self.buffer.clear();
+        (self.skip, self.reflection_missing) = (0, 0);
+        match self.left {
+            Left::Zeros(count) => self.buffer.resize(count, 0.0),
+            Left::Reflection(count) => self.reflection_missing = count,
+            Left::Drop(count) => self.skip = count,
+        }
+    }
+
+    /// Bytes held, the same at any time of a stream.
+    pub(crate) fn state_bytes(&self) -> usize {
+        size_of_val(self) + self.buffer.capacity() * size_of::<f32>()
+    }
+}
+
+/// |FFT|² of frames of one length, without allocation.
+pub(crate) struct PowerSpectrum {
+    fft: Arc<dyn RealToComplex<f32>>,
+    input: Vec<f32>,
+    spectrum: Vec<Complex<f32>>,
+    scratch: Vec<Complex<f32>>,
+    power: Vec<f32>,
+}
+
+impl PowerSpectrum {
+    /// For transforms of `length` samples.
+    pub(crate) fn new(length: usize) -> Self {
+        let fft = real_fft(length);
+        let spectrum = fft.make_output_vec();
+        Self {
+            input: fft.make_input_vec(),
+            power: vec![0.0; spectrum.len()],
+            scratch: fft.make_scratch_vec(),
+            spectrum,
+            fft,
+        }
+    }
+
+    /// Where the frame goes, `(length) f32`; its content after [`compute`](Self::compute) is unspecified.
+    pub(crate) fn input(&mut self) -> &mut [f32] {
+        &mut self.input
+    }
+
+    /// Transforms what is in [`input`](Self::input): `(length / 2 + 1) f32`.
+    pub(crate) fn compute(&mut self) -> &mut [f32] {
+        let done = self
+            .fft
+            .process_with_scratch(&mut self.input, &mut self.spectrum, &mut self.scratch);
+        debug_assert!(done.is_ok(), "all lengths come from the plan");
+        for (power, bin) in self.power.iter_mut().zip(&self.spectrum) {
+            *power = bin.re * bin.re + bin.im * bin.im;
+        }
+        &mut self.power
+    }
+
+    /// Bytes held, without the plan, which is shared.
+    pub(crate) fn state_bytes(&self) -> usize {
+        size_of_val(self)
+            + (self.input.len() + self.power.len()) * size_of::<f32>()
+            + (self.spectrum.len() + self.scratch.len()) * size_of::<Complex<f32>>()
+    }
+}
+
+impl std::fmt::Debug for PowerSpectrum {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("PowerSpectrum")
+            .field("length", &self.input.len())
+            .finish_non_exhaustive()
+    }
+}
