@@ -1,0 +1,109 @@
+"""Word error rates in streaming mode (the masked forward with right context gives exactly what serving gives), with bootstrap intervals.
+
+A test set is a tab-separated list (file, words) beside its recordings.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from scipy.signal import resample_poly
+
+from data import Shards, Tokens
+from features import HOP, LOG_FLOOR, RATE, features
+from model import Model
+
+
+def errors(reference, hypothesis):
+    """Edit distance between two sequences."""
+    row = list(range(len(hypothesis) + 1))
+    for i, wanted in enumerate(reference, 1):
+        previous, row[0] = row[0], i
+        for j, got in enumerate(hypothesis, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (wanted != got))
+    return row[-1]
+
+
+def read_set(path):
+    """[(samples, words)] of a list; 16 kHz mono, resampled where a file is not."""
+    clips = []
+    for line in Path(path).read_text().splitlines():
+        name, words = line.split("\t")
+        found = next(file for suffix in ("", ".flac", ".wav") if (file := Path(path).parent / (name + suffix)).exists())
+        samples, rate = soundfile.read(found, dtype="float32", always_2d=True)
+        clips.append((resample_poly(samples[:, 0], RATE // 100, rate // 100) if rate != RATE else samples[:, 0], words))
+    return clips
+
+
+def synthetic_set(folder, shard, count):
+    """The first utterances of a shard that was kept out of training."""
+    shards = Shards(folder)
+    shards.refresh()
+    wanted = sorted(path.name for path in Path(folder).glob("shard-*.json")).index(f"{shard}.json")
+    return [(shards.read(item), item[3]) for item in shards.items if item[0] == wanted][:count]
+
+
+@torch.no_grad()
+def transcribe(model, tokens, samples, log_floor=LOG_FLOOR):
+    """{head: text} of one recording."""
+    segments = max(1, -(-len(samples) // (model.geometry[0] * 2 * HOP)))
+    device = model.layer_norm.weight.device
+    spectrum = features(torch.from_numpy(np.ascontiguousarray(samples, np.float32)), Model.feature_frames(segments, model.geometry), log_floor)
+    out = model(spectrum[None].to(device))
+    return {head: tokens[head].decode(log_probs[0].argmax(-1).tolist()) for head, log_probs in out.items()}
+
+
+def score(model, tokens, clips):
+    """{head: [(word errors, words, character errors, characters, hypothesis)] for every clip}."""
+    model.eval()
+    result = {}
+    for samples, reference in clips:
+        for head, text in transcribe(model, tokens, samples).items():
+            result.setdefault(head, []).append((errors(reference.split(), text.split()), len(reference.split()), errors(reference, text), len(reference), text))
+    return result
+
+
+def summary(rows, draws=2000):
+    """WER and CER in percent, word count, and the 95 % interval of the WER from resampled clips."""
+    table = np.asarray([row[:4] for row in rows], float)
+    pick = np.random.default_rng(0).integers(len(table), size=(draws, len(table)))
+    sums = table[pick].sum(1)
+    low, high = np.percentile(100 * sums[:, 0] / sums[:, 1], [2.5, 97.5])
+    total = table.sum(0)
+    return {"wer": round(100 * total[0] / total[1], 1), "interval": [round(low, 1), round(high, 1)], "words": int(total[1]), "cer": round(100 * total[2] / total[3], 1)}
+
+
+def load(folder):
+    """An exported model directory -> (Model, {"ctc": Tokens})."""
+    from safetensors.torch import load_file
+    folder = Path(folder)
+    encoder = json.loads((folder / "config.json").read_text())["encoder"]
+    names = (folder / "tokens.txt").read_text(encoding="utf-8").splitlines()
+    tokens = Tokens()
+    tokens.names = names
+    geometry = tuple(encoder[f"{name}_length"] for name in ("segment", "left_context", "right_context"))
+    model = Model(encoder["num_layers"], {"ctc": len(names)}, geometry)
+    state = {(f"heads.ctc{name[4:]}" if name.startswith("head.") else name): value.float() for name, value in load_file(folder / "model.safetensors").items()}
+    model.load_state_dict(state)
+    return model.eval(), {"ctc": tokens}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", help="an exported model directory")
+    parser.add_argument("lists", nargs="+", help="test sets: tab-separated lists beside their recordings")
+    parser.add_argument("--show", action="store_true", help="print every transcript")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    loaded, loaded_tokens = load(options.model)
+    for path in options.lists:
+        clips = read_set(path)
+        rows = score(loaded, loaded_tokens, clips)["ctc"]
+        if options.show:
+            for (_, reference), row in zip(clips, rows):
+                print(f"  {reference}\n> {row[4]}")
+        print(path, json.dumps(summary(rows)))
