@@ -6,4 +6,9 @@
 //! The path through this crate: features → [`encoder::StreamingEncoder::step`] over a compact batch of
 //! sessions → log-probs → CTC decoder → words.
 
+pub mod ctc;
 pub mod encoder;
+pub mod endpoint;
+pub mod hypothesis;
+pub mod tokens;
+pub mod transcript;

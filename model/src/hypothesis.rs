@@ -1,0 +1,334 @@
+//! The open utterance: tokens joined to words, with their times and confidences.
+//!
+//! **Times** are output frames counted from the stream's start. A word starts at the first frame of its first token
+//! that has letters: a lone word separator may come long before. CTC marks that a token was said, not how long it
+//! lasted: its run is often a single frame. So a word ends [`WORD_TAIL`] behind the last frame of its last token,
+//! which is about the length of a spoken letter, but never behind the token that begins the next word, nor behind
+//! the last frame that has been seen when the utterance ends. So words never overlap, and each lasts at least one
+//! frame.
+//!
+//! **Confidence** of a token is its highest posterior in its run of frames; that of a word, and of an utterance, is
+//! the geometric mean over its tokens, separators included: where one of them is doubtful, so is the word. It
+//! is the model's own probability: well ordered, not calibrated.
+
+use std::time::Duration;
+
+use crate::tokens::Tokens;
+
+/// How long a word goes on behind its last token, where nothing follows at once.
+pub const WORD_TAIL: Duration = Duration::from_millis(80);
+
+/// A recognised word.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Word {
+    /// As the tokens spell it.
+    pub word: String,
+    /// First output frame, counted from the stream's start.
+    pub start: u64,
+    /// The output frame behind the last one; greater than `start`.
+    pub end: u64,
+    /// 0 to 1; see the [module](self).
+    pub confidence: f32,
+}
+
+/// A token on the best path.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EmittedToken {
+    /// Its class.
+    pub id: u32,
+    /// First output frame of its run, counted from the stream's start.
+    pub start: u64,
+    /// The output frame behind its run.
+    pub end: u64,
+    /// The highest natural log-posterior in its run.
+    pub log_posterior: f32,
+}
+
+/// The words of one utterance: a partial while it may change, a final when it never will.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Utterance {
+    /// Counts from 0 in each stream.
+    pub utterance: u64,
+    /// First output frame of the first word, counted from the stream's start.
+    pub start: u64,
+    /// The output frame behind the last word.
+    pub end: u64,
+    /// In order, not overlapping; never empty.
+    pub words: Vec<Word>,
+    /// Leading words that stand in the final at the same place with the same times and confidence. All words of a
+    /// final.
+    pub stable_words: usize,
+    /// 0 to 1; see the [module](self).
+    pub confidence: f32,
+    /// What the words were joined from, word separators included.
+    pub tokens: Vec<EmittedToken>,
+}
+
+impl Utterance {
+    /// The words joined by spaces. Allocates the text.
+    pub fn text(&self) -> String {
+        let mut text = String::with_capacity(self.words.iter().map(|word| word.word.len() + 1).sum());
+        for word in &self.words {
+            if !text.is_empty() {
+                text.push(' ');
+            }
+            text.push_str(&word.word);
+        }
+        text
+    }
+}
+
+/// Joins tokens to words. Holds only the open utterance: completed words and the tokens of the open one.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Hypothesis {
+    tail_frames: u64,
+    tokens: Vec<EmittedToken>,
+    words: Vec<Word>,
+    /// Index in `tokens` of the open word's first token.
+    open_from: usize,
+    /// First frame of the open word's first letter.
+    open_start: Option<u64>,
+}
+
+impl Hypothesis {
+    pub(crate) fn new(tail_frames: u64) -> Self {
+        Self {
+            tail_frames,
+            tokens: Vec::new(),
+            words: Vec::new(),
+            open_from: 0,
+            open_start: None,
+        }
+    }
+
+    /// Takes a new token of the best path, first seen at `frame`. One that spells nothing and begins nothing
+    /// leaves no trace.
+    pub(crate) fn push(&mut self, table: &Tokens, id: u32, frame: u64, log_posterior: f32) {
+        let has_letters = !table.spelling(id).is_empty();
+        let begins_word = table.begins_word(id);
+        if !has_letters && !begins_word {
+            return;
+        }
+        if begins_word {
+            self.close_word(table, frame);
+            // A separator that no letters followed; dropped here so that a row of them takes no memory.
+            self.tokens.truncate(self.open_from);
+        }
+        if has_letters && self.open_start.is_none() {
+            self.open_start = Some(frame);
+        }
+        self.tokens.push(EmittedToken {
+            id,
+            start: frame,
+            end: frame + 1,
+            log_posterior,
+        });
+    }
+
+    /// Takes a further frame of the run of `id`; ignored when the run began in an utterance that is final.
+    pub(crate) fn extend(&mut self, id: u32, frame: u64, log_posterior: f32) {
+        if let Some(last) = self.tokens.last_mut()
+            && last.id == id
+            && last.end == frame
+        {
+            last.end = frame + 1;
+            last.log_posterior = last.log_posterior.max(log_posterior);
+        }
+    }
+
+    /// First frame of the first word, `None` while there is no letter.
+    pub(crate) fn start(&self) -> Option<u64> {
+        self.words.first().map(|word| word.start).or(self.open_start)
+    }
+
+    pub(crate) fn has_completed_words(&self) -> bool {
+        !self.words.is_empty()
+    }
+
+    /// What has been heard up to `now`, the number of frames seen; the open word counts as not stable. Allocates.
+    pub(crate) fn partial(&self, table: &Tokens, utterance: u64, now: u64) -> Option<Utterance> {
+        let mut words = self.words.clone();
+        let stable_words = words.len();
+        words.extend(self.open_word(table, now));
+        make_utterance(utterance, words, stable_words, self.tokens.clone())
+    }
+
+    /// Ends the utterance with all its words, at `now`. A separator behind the last word stays for the next one.
+    pub(crate) fn take_all(&mut self, table: &Tokens, utterance: u64, now: u64) -> Option<Utterance> {
+        self.close_word(table, now);
+        self.take_completed(utterance)
+    }
+
+    /// Ends the utterance behind its last completed word; the open one stays.
+    pub(crate) fn take_completed(&mut self, utterance: u64) -> Option<Utterance> {
+        let words = std::mem::take(&mut self.words);
+        let tokens = self.tokens.drain(..self.open_from).collect();
+        self.open_from = 0;
+        let stable_words = words.len();
+        make_utterance(utterance, words, stable_words, tokens)
+    }
+
+    /// Completes the open word if it has letters: nothing that starts before `until` belongs to a later one.
+    fn close_word(&mut self, table: &Tokens, until: u64) {
+        if let Some(word) = self.open_word(table, until) {
+            self.words.push(word);
+            self.open_from = self.tokens.len();
+            self.open_start = None;
+        }
+    }
+
+    fn open_word(&self, table: &Tokens, until: u64) -> Option<Word> {
+        let start = self.open_start?;
+        let tokens = self.tokens.get(self.open_from..)?;
+        let last = tokens.last()?;
+        Some(Word {
+            word: tokens.iter().map(|token| table.spelling(token.id)).collect(),
+            start,
+            end: (last.end + self.tail_frames).min(until),
+            confidence: geometric_mean(tokens),
+        })
+    }
+}
+
+fn make_utterance(
+    utterance: u64,
+    words: Vec<Word>,
+    stable_words: usize,
+    tokens: Vec<EmittedToken>,
+) -> Option<Utterance> {
+    let (start, end) = (words.first()?.start, words.last()?.end);
+    let confidence = geometric_mean(&tokens);
+    Some(Utterance {
+        utterance,
+        start,
+        end,
+        words,
+        stable_words,
+        confidence,
+        tokens,
+    })
+}
+
+fn geometric_mean(tokens: &[EmittedToken]) -> f32 {
+    let sum: f32 = tokens.iter().map(|token| token.log_posterior).sum();
+    (sum / tokens.len().max(1) as f32).exp()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Tokens {
+        Tokens::parse("<blank>\n▁\na\nb\n▁the\n<unk>\n").unwrap()
+    }
+
+    fn word(text: &str, start: u64, end: u64, confidence: f32) -> Word {
+        Word {
+            word: text.to_owned(),
+            start,
+            end,
+            confidence,
+        }
+    }
+
+    #[test]
+    fn a_word_starts_at_its_first_letter_and_ends_behind_its_tail() {
+        let table = table();
+        let mut hypothesis = Hypothesis::new(2);
+        for (id, frame) in [(1, 3), (2, 10), (3, 12)] {
+            hypothesis.push(&table, id, frame, 0.0);
+        }
+        hypothesis.extend(3, 13, 0.0);
+        let partial = hypothesis.partial(&table, 7, 40).unwrap();
+        assert_eq!(partial.words, [word("ab", 10, 16, 1.0)]);
+        assert_eq!(
+            (
+                partial.utterance,
+                partial.start,
+                partial.end,
+                partial.stable_words
+            ),
+            (7, 10, 16, 0)
+        );
+        assert_eq!(
+            hypothesis.partial(&table, 7, 14).unwrap().end,
+            14,
+            "not behind the last frame seen"
+        );
+    }
+
+    #[test]
+    fn the_tail_stops_where_the_next_word_begins() {
+        let table = table();
+        let mut hypothesis = Hypothesis::new(5);
+        for (id, frame) in [(4, 0), (1, 2), (2, 3), (4, 4)] {
+            hypothesis.push(&table, id, frame, 0.0);
+        }
+        let all = hypothesis.take_all(&table, 0, 20).unwrap();
+        assert_eq!(
+            all.words,
+            [
+                word("the", 0, 2, 1.0),
+                word("a", 3, 4, 1.0),
+                word("the", 4, 10, 1.0)
+            ]
+        );
+        assert_eq!(all.text(), "the a the");
+        assert_eq!(all.stable_words, 3);
+    }
+
+    #[test]
+    fn confidence_is_the_geometric_mean_of_the_tokens() {
+        let table = table();
+        let mut hypothesis = Hypothesis::new(1);
+        hypothesis.push(&table, 1, 0, 0.5f32.ln());
+        hypothesis.push(&table, 2, 1, 0.1f32.ln());
+        hypothesis.extend(2, 2, 0.5f32.ln());
+        let all = hypothesis.take_all(&table, 0, 3).unwrap();
+        assert!((all.words[0].confidence - 0.5).abs() < 1e-6, "{all:?}");
+        assert!((all.confidence - 0.5).abs() < 1e-6, "{all:?}");
+    }
+
+    #[test]
+    fn separators_without_letters_make_no_word_and_take_no_memory() {
+        let table = table();
+        let mut hypothesis = Hypothesis::new(1);
+        for frame in 0..1000 {
+            hypothesis.push(&table, 1, 2 * frame, 0.0);
+            hypothesis.push(&table, 5, 2 * frame + 1, 0.0);
+        }
+        assert_eq!(hypothesis.start(), None);
+        assert_eq!(hypothesis.tokens.len(), 1);
+        assert_eq!(hypothesis.take_all(&table, 0, 2000), None);
+        hypothesis.push(&table, 2, 2000, 0.0);
+        assert_eq!(
+            hypothesis.take_all(&table, 0, 2001).unwrap().words,
+            [word("a", 2000, 2001, 1.0)]
+        );
+    }
+
+    #[test]
+    fn the_open_word_stays_when_the_utterance_is_cut() {
+        let table = table();
+        let mut hypothesis = Hypothesis::new(1);
+        for (id, frame) in [(4, 0), (1, 5), (2, 6)] {
+            hypothesis.push(&table, id, frame, 0.0);
+        }
+        assert_eq!(hypothesis.take_completed(0).unwrap().text(), "the");
+        hypothesis.push(&table, 3, 8, 0.0);
+        assert_eq!(
+            hypothesis.take_all(&table, 1, 9).unwrap().words,
+            [word("ab", 6, 9, 1.0)]
+        );
+    }
+
+    #[test]
+    fn a_run_that_began_before_the_final_adds_nothing() {
+        let table = table();
+        let mut hypothesis = Hypothesis::new(1);
+        hypothesis.push(&table, 2, 0, -1.0);
+        assert!(hypothesis.take_all(&table, 0, 1).is_some());
+        hypothesis.extend(2, 1, 0.0);
+        assert_eq!(hypothesis.take_all(&table, 1, 2), None);
+    }
+}
