@@ -1,4 +1,7 @@
 //! Sessions, batching engine and wire of the speech-recognition server.
 
+pub mod auth;
+pub mod config;
 pub mod engine;
+pub mod limits;
 pub mod wire;

@@ -1,3 +1,5 @@
 //! What goes over the wire: types only, no I/O.
 
 pub mod code;
+pub mod native;
+pub mod openai;

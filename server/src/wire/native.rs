@@ -1,0 +1,298 @@
+//! Messages of the native protocol, `GET /v1/stream`. Audio travels in binary messages, everything else is here.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::engine::{Utterance, Word};
+
+/// What sets a session up: the query of the request, or a first text message `start`. Every field is optional.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Start {
+    /// `s16le`, `s32le`, `f32le`, `mulaw` or `alaw`.
+    pub encoding: Option<String>,
+    /// Of the audio as sent, in Hz.
+    pub sample_rate: Option<u32>,
+    /// Interleaved channels.
+    pub channels: Option<u16>,
+    /// The one channel to hear, from 0; all are mixed without it.
+    pub channel: Option<u16>,
+    /// The id of a loaded model.
+    pub model: Option<String>,
+    /// Whole words of options that may change later.
+    #[serde(flatten)]
+    pub options: Options,
+}
+
+/// Options that `configure` changes in mid-session.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Options {
+    /// Whether partials are sent.
+    pub partials: Option<bool>,
+    /// Whether finals list their words.
+    pub words: Option<bool>,
+    /// Hypotheses for each final.
+    pub alternatives: Option<u32>,
+    /// Phrases to favour.
+    pub hotwords: Option<Value>,
+    /// When an utterance ends.
+    pub endpointing: Option<Endpointing>,
+}
+
+/// When an utterance ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Endpointing {
+    /// Silence after the last word, in milliseconds.
+    pub silence_ms: Option<u32>,
+    /// Longest utterance, in milliseconds.
+    pub max_utterance_ms: Option<u32>,
+}
+
+/// A text message of the client.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ClientMessage {
+    /// Sets the session up; first message only.
+    Start(Start),
+    /// Changes options from here on.
+    Configure(Options),
+    /// Finalise everything sent so far and go on.
+    Flush {
+        /// Echoed in `flushed`.
+        #[serde(default)]
+        id: Option<String>,
+    },
+    /// Still here.
+    Keepalive,
+    /// End of audio.
+    Stop,
+}
+
+impl ClientMessage {
+    /// The known values of `type`.
+    pub const TYPES: [&str; 5] = ["start", "configure", "flush", "keepalive", "stop"];
+}
+
+/// A text message of the server.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ServerMessage {
+    /// The session is set up; sent at once and again as the answer to `start`.
+    Ready {
+        /// Names the session in logs.
+        session: String,
+        /// The model that hears it.
+        model: String,
+        /// Of the audio to be sent, in Hz.
+        sample_rate: u32,
+        /// What the encoder waits for.
+        latency_ms: Latency,
+    },
+    /// The current hypothesis of the open utterance.
+    Partial(Partial),
+    /// An utterance that will not change.
+    Final(Final),
+    /// Everything before the flush is final.
+    Flushed {
+        /// As sent.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+    },
+    /// The session is complete.
+    Done {
+        /// Audio received, in seconds.
+        audio_seconds: f64,
+        /// Finals sent.
+        utterances: u64,
+        /// Messages without effect: empty ones and those after `stop`.
+        ignored_messages: u64,
+    },
+    /// Something was wrong and the session goes on.
+    Warning {
+        /// From the closed list.
+        code: &'static str,
+        /// For a person.
+        message: String,
+    },
+    /// The session failed.
+    Error {
+        /// From the closed list.
+        code: &'static str,
+        /// For a person.
+        message: String,
+        /// Whether a new session may succeed.
+        retryable: bool,
+    },
+}
+
+impl ServerMessage {
+    /// The JSON text.
+    pub fn to_json(&self) -> String {
+        // Only maps with non-string keys and failing writers can fail; neither occurs in these types.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// How long the encoder waits, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Latency {
+    /// Audio that one step advances by.
+    pub segment: u64,
+    /// Audio past the segment that a step must hear.
+    pub right_context: u64,
+}
+
+/// The body of a partial.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Partial {
+    /// Counts from 0.
+    pub utterance: u64,
+    /// Seconds from the session's first sample.
+    pub start: f64,
+    /// Seconds from the session's first sample.
+    pub end: f64,
+    /// Spoken form.
+    pub text: String,
+    /// Leading words that will not change any more.
+    pub stable_words: usize,
+    /// Seconds of audio taken into account.
+    pub audio_processed: f64,
+}
+
+/// The body of a final.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Final {
+    /// Counts from 0.
+    pub utterance: u64,
+    /// Seconds from the session's first sample.
+    pub start: f64,
+    /// Seconds from the session's first sample.
+    pub end: f64,
+    /// Spoken form.
+    pub text: String,
+    /// 0 to 1.
+    pub confidence: f64,
+    /// Seconds of audio taken into account.
+    pub audio_processed: f64,
+    /// The words, unless switched off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub words: Option<Vec<FinalWord>>,
+}
+
+/// A word of a final.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FinalWord {
+    /// Spoken form.
+    pub word: String,
+    /// Seconds from the session's first sample.
+    pub start: f64,
+    /// Seconds from the session's first sample.
+    pub end: f64,
+    /// 0 to 1.
+    pub confidence: f64,
+}
+
+/// Whole milliseconds, so that JSON shows 0.32 and not 0.31999999999999995.
+pub fn seconds(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}
+
+impl From<Utterance> for Partial {
+    fn from(utterance: Utterance) -> Self {
+        Self {
+            utterance: utterance.utterance,
+            start: seconds(utterance.start),
+            end: seconds(utterance.end),
+            text: utterance.text,
+            stable_words: utterance.stable_words,
+            audio_processed: seconds(utterance.audio_processed),
+        }
+    }
+}
+
+impl Final {
+    /// Takes over a final utterance, with its words or without.
+    pub fn new(utterance: Utterance, with_words: bool) -> Self {
+        Self {
+            utterance: utterance.utterance,
+            start: seconds(utterance.start),
+            end: seconds(utterance.end),
+            text: utterance.text,
+            confidence: seconds(f64::from(utterance.confidence)),
+            audio_processed: seconds(utterance.audio_processed),
+            words: with_words.then(|| utterance.words.into_iter().map(FinalWord::from).collect()),
+        }
+    }
+}
+
+impl From<Word> for FinalWord {
+    fn from(word: Word) -> Self {
+        Self {
+            word: word.word,
+            start: seconds(word.start),
+            end: seconds(word.end),
+            confidence: seconds(f64::from(word.confidence)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json(message: ServerMessage) -> String {
+        message.to_json()
+    }
+
+    fn utterance() -> Utterance {
+        Utterance {
+            utterance: 0,
+            start: 0.32,
+            end: 1.600_000_000_1,
+            text: "and mister john".into(),
+            words: vec![Word { word: "and".into(), start: 0.32, end: 0.48, confidence: 0.97 }],
+            stable_words: 2,
+            confidence: 0.93,
+            audio_processed: 1.92,
+        }
+    }
+
+    #[test]
+    fn server_messages_have_the_published_shapes() {
+        let latency_ms = Latency { segment: 640, right_context: 160 };
+        insta::assert_snapshot!(json(ServerMessage::Ready { session: "s1".into(), model: "en-emformer".into(), sample_rate: 16000, latency_ms }),
+            @r#"{"type":"ready","session":"s1","model":"en-emformer","sample_rate":16000,"latency_ms":{"segment":640,"right_context":160}}"#);
+        insta::assert_snapshot!(json(ServerMessage::Partial(utterance().into())),
+            @r#"{"type":"partial","utterance":0,"start":0.32,"end":1.6,"text":"and mister john","stable_words":2,"audio_processed":1.92}"#);
+        insta::assert_snapshot!(json(ServerMessage::Final(Final::new(utterance(), true))),
+            @r#"{"type":"final","utterance":0,"start":0.32,"end":1.6,"text":"and mister john","confidence":0.93,"audio_processed":1.92,"words":[{"word":"and","start":0.32,"end":0.48,"confidence":0.97}]}"#);
+        insta::assert_snapshot!(json(ServerMessage::Final(Final::new(utterance(), false))),
+            @r#"{"type":"final","utterance":0,"start":0.32,"end":1.6,"text":"and mister john","confidence":0.93,"audio_processed":1.92}"#);
+        insta::assert_snapshot!(json(ServerMessage::Flushed { id: Some("42".into()) }), @r#"{"type":"flushed","id":"42"}"#);
+        insta::assert_snapshot!(json(ServerMessage::Done { audio_seconds: 7.0, utterances: 1, ignored_messages: 0 }),
+            @r#"{"type":"done","audio_seconds":7.0,"utterances":1,"ignored_messages":0}"#);
+        insta::assert_snapshot!(json(ServerMessage::Warning { code: "odd_audio_length", message: "m".into() }),
+            @r#"{"type":"warning","code":"odd_audio_length","message":"m"}"#);
+        insta::assert_snapshot!(json(ServerMessage::Error { code: "unknown_encoding", message: "m".into(), retryable: false }),
+            @r#"{"type":"error","code":"unknown_encoding","message":"m","retryable":false}"#);
+    }
+
+    #[test]
+    fn client_messages_are_read_as_published() {
+        let start = r#"{"type":"start","encoding":"s16le","sample_rate":16000,"channels":1,"model":"m","partials":true,
+            "words":true,"alternatives":1,"hotwords":[{"text":"waxwing","boost":2.0}],
+            "endpointing":{"silence_ms":800,"max_utterance_ms":20000}}"#;
+        let ClientMessage::Start(start) = serde_json::from_str(start).unwrap() else { panic!("no start") };
+        assert_eq!(start.encoding.as_deref(), Some("s16le"));
+        assert_eq!(start.options.endpointing.unwrap().silence_ms, Some(800));
+        assert_eq!(
+            serde_json::from_str::<ClientMessage>(r#"{"type":"flush","id":"42"}"#).unwrap(),
+            ClientMessage::Flush { id: Some("42".into()) }
+        );
+        for text in [r#"{"type":"keepalive"}"#, r#"{"type":"stop"}"#, r#"{"type":"configure"}"#] {
+            assert!(serde_json::from_str::<ClientMessage>(text).is_ok(), "{text}");
+        }
+    }
+}
