@@ -59,7 +59,12 @@ impl Access {
     /// The rules for a server bound to `bind`: without keys everybody may use it.
     pub fn new(bind: IpAddr, keys: &[Secret], hosts: Vec<String>, origins: Vec<String>) -> Self {
         let digests = keys.iter().map(|key| digest(key.reveal().as_bytes())).collect();
-        Self { digests, loopback: bind.is_loopback(), hosts, origins }
+        Self {
+            digests,
+            loopback: bind.is_loopback(),
+            hosts,
+            origins,
+        }
     }
 
     /// Whether clients need a key.
@@ -72,7 +77,10 @@ impl Access {
     /// # Errors
     /// The code to refuse with.
     pub fn check_page(&self, headers: &HeaderMap) -> Result<(), ErrorCode> {
-        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let host = headers
+            .get(header::HOST)
+            .and_then(|host| host.to_str().ok())
+            .unwrap_or_default();
         if !self.host_is_ours(host) {
             return Err(ErrorCode::ForbiddenHost);
         }
@@ -105,13 +113,20 @@ impl Access {
 
     /// Whether the origin is listed, so that answers may be read by its pages.
     pub fn is_listed(&self, origin: &str) -> bool {
-        self.origins.iter().any(|listed| listed.eq_ignore_ascii_case(origin))
+        self.origins
+            .iter()
+            .any(|listed| listed.eq_ignore_ascii_case(origin))
     }
 
     fn knows(&self, key: &[u8]) -> bool {
         let presented = digest(key);
         // No early exit: the time tells nothing about which key came close.
-        self.digests.iter().fold(subtle::Choice::from(0), |found, known| found | known.ct_eq(&presented)).into()
+        self.digests
+            .iter()
+            .fold(subtle::Choice::from(0), |found, known| {
+                found | known.ct_eq(&presented)
+            })
+            .into()
     }
 
     fn host_is_ours(&self, host: &str) -> bool {
@@ -125,7 +140,9 @@ impl Access {
 
     fn origin_may(&self, origin: &str, host: &str) -> bool {
         let same = origin.split_once("://").is_some_and(|(scheme, authority)| {
-            matches!(scheme, "http" | "https") && !authority.is_empty() && authority.eq_ignore_ascii_case(host)
+            matches!(scheme, "http" | "https")
+                && !authority.is_empty()
+                && authority.eq_ignore_ascii_case(host)
         });
         same || self.is_listed(origin)
     }
@@ -159,12 +176,20 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .collect()
     }
 
     fn access(bind: &str, keys: &[&str]) -> Access {
         let keys: Vec<Secret> = keys.iter().map(|key| Secret::new((*key).into())).collect();
-        Access::new(bind.parse().unwrap(), &keys, vec!["box.lan".into()], vec!["https://friend.example".into()])
+        Access::new(
+            bind.parse().unwrap(),
+            &keys,
+            vec!["box.lan".into()],
+            vec!["https://friend.example".into()],
+        )
     }
 
     #[test]
@@ -182,20 +207,64 @@ mod tests {
             ("", None, Err(ForbiddenHost), Ok(())),
             ("localhost.evil.example", None, Err(ForbiddenHost), Ok(())),
             ("localhost:8080", Some("http://localhost:8080"), Ok(()), Ok(())),
-            ("localhost:8080", Some("http://localhost:9090"), Err(ForbiddenOrigin), Err(ForbiddenOrigin)),
-            ("localhost:8080", Some("null"), Err(ForbiddenOrigin), Err(ForbiddenOrigin)),
-            ("localhost:8080", Some(""), Err(ForbiddenOrigin), Err(ForbiddenOrigin)),
-            ("localhost:8080", Some("http://evil.example"), Err(ForbiddenOrigin), Err(ForbiddenOrigin)),
+            (
+                "localhost:8080",
+                Some("http://localhost:9090"),
+                Err(ForbiddenOrigin),
+                Err(ForbiddenOrigin),
+            ),
+            (
+                "localhost:8080",
+                Some("null"),
+                Err(ForbiddenOrigin),
+                Err(ForbiddenOrigin),
+            ),
+            (
+                "localhost:8080",
+                Some(""),
+                Err(ForbiddenOrigin),
+                Err(ForbiddenOrigin),
+            ),
+            (
+                "localhost:8080",
+                Some("http://evil.example"),
+                Err(ForbiddenOrigin),
+                Err(ForbiddenOrigin),
+            ),
             ("localhost:8080", Some("https://friend.example"), Ok(()), Ok(())),
-            ("localhost:8080", Some("http://friend.example"), Err(ForbiddenOrigin), Err(ForbiddenOrigin)),
-            ("localhost:8080", Some("file://localhost:8080"), Err(ForbiddenOrigin), Err(ForbiddenOrigin)),
-            ("evil.example", Some("http://evil.example"), Err(ForbiddenHost), Ok(())),
+            (
+                "localhost:8080",
+                Some("http://friend.example"),
+                Err(ForbiddenOrigin),
+                Err(ForbiddenOrigin),
+            ),
+            (
+                "localhost:8080",
+                Some("file://localhost:8080"),
+                Err(ForbiddenOrigin),
+                Err(ForbiddenOrigin),
+            ),
+            (
+                "evil.example",
+                Some("http://evil.example"),
+                Err(ForbiddenHost),
+                Ok(()),
+            ),
         ];
-        let open = Access::new("0.0.0.0".parse().unwrap(), &[], vec![], vec!["https://friend.example".into()]);
+        let open = Access::new(
+            "0.0.0.0".parse().unwrap(),
+            &[],
+            vec![],
+            vec!["https://friend.example".into()],
+        );
         for (host, origin, on_loopback, elsewhere) in matrix {
             let mut pairs = vec![("host", host)];
             pairs.extend(origin.map(|origin| ("origin", origin)));
-            assert_eq!(access("127.0.0.1", &[]).check_page(&headers(&pairs)), on_loopback, "{pairs:?}");
+            assert_eq!(
+                access("127.0.0.1", &[]).check_page(&headers(&pairs)),
+                on_loopback,
+                "{pairs:?}"
+            );
             assert_eq!(open.check_page(&headers(&pairs)), elsewhere, "{pairs:?}");
         }
     }
@@ -219,8 +288,16 @@ mod tests {
             (vec![("sec-websocket-protocol", "waxwing.v1, key.!!")], false),
         ];
         for (pairs, allowed) in matrix {
-            assert_eq!(with_keys.check_key(&headers(&pairs)).is_ok(), allowed, "{pairs:?}");
-            assert_eq!(access("127.0.0.1", &[]).check_key(&headers(&pairs)), Ok(()), "no keys, all may");
+            assert_eq!(
+                with_keys.check_key(&headers(&pairs)).is_ok(),
+                allowed,
+                "{pairs:?}"
+            );
+            assert_eq!(
+                access("127.0.0.1", &[]).check_key(&headers(&pairs)),
+                Ok(()),
+                "no keys, all may"
+            );
         }
     }
 
@@ -228,7 +305,13 @@ mod tests {
     fn made_keys_differ_and_survive_a_url() {
         let (one, other) = (Secret::random().unwrap(), Secret::random().unwrap());
         assert_ne!(one, other);
-        assert!(one.reveal().len() == 22 && one.reveal().bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)));
+        assert!(
+            one.reveal().len() == 22
+                && one
+                    .reveal()
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        );
         assert_eq!(format!("{one:?}"), "[redacted]");
     }
 }

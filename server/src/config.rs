@@ -167,9 +167,13 @@ impl Config {
                     for (key, value) in &table {
                         let place = format!("{}: `{key}`", path.display());
                         match (find(key), plain(value)) {
-                            (Some(setting), Some(text)) => apply(setting, &mut config, &text, &place, &mut errors),
+                            (Some(setting), Some(text)) => {
+                                apply(setting, &mut config, &text, &place, &mut errors)
+                            }
                             (Some(_), None) => {
-                                errors.push(format!("{place} must be text, a number, a switch or a list of these"));
+                                errors.push(format!(
+                                    "{place} must be text, a number, a switch or a list of these"
+                                ));
                             }
                             (None, _) => errors.push(format!("{place} is no setting{}", suggestion(key))),
                         }
@@ -186,11 +190,21 @@ impl Config {
         }
         for (key, text) in &sources.flags {
             if let Some(setting) = find(key) {
-                apply(setting, &mut config, text, &format!("--{}", setting.flag()), &mut errors);
+                apply(
+                    setting,
+                    &mut config,
+                    text,
+                    &format!("--{}", setting.flag()),
+                    &mut errors,
+                );
             }
         }
         config.contradictions(&mut errors);
-        if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
+        if errors.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigErrors(errors))
+        }
     }
 
     /// Settings that are fine alone and not together.
@@ -221,14 +235,22 @@ pub fn read_file(path: Option<&Path>) -> Result<Option<(PathBuf, String)>, Confi
     let Some(path) = path else { return Ok(None) };
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some((path.into(), text))),
-        Err(error) => Err(ConfigErrors(vec![format!("cannot read {}: {error}", path.display())])),
+        Err(error) => Err(ConfigErrors(vec![format!(
+            "cannot read {}: {error}",
+            path.display()
+        )])),
     }
 }
 
 /// The nearest of the known names, as the end of a message.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = name.chars().count().div_ceil(3).max(2);
-    known.into_iter().map(|known| (edit_distance(name, known), known)).filter(|(distance, _)| *distance <= limit).min().map(|(_, known)| known)
+    known
+        .into_iter()
+        .map(|known| (edit_distance(name, known), known))
+        .filter(|(distance, _)| *distance <= limit)
+        .min()
+        .map(|(_, known)| known)
 }
 
 fn suggestion(key: &str) -> String {
@@ -249,7 +271,11 @@ fn plain(value: &toml::Value) -> Option<String> {
         toml::Value::Integer(number) => Some(number.to_string()),
         toml::Value::Float(number) => Some(number.to_string()),
         toml::Value::Boolean(switch) => Some(switch.to_string()),
-        toml::Value::Array(items) => items.iter().map(plain).collect::<Option<Vec<_>>>().map(|items| items.join(",")),
+        toml::Value::Array(items) => items
+            .iter()
+            .map(plain)
+            .collect::<Option<Vec<_>>>()
+            .map(|items| items.join(",")),
         _ => None,
     }
 }
@@ -259,7 +285,10 @@ fn parse<T: std::str::FromStr>(text: &str, what: &str) -> Result<T, String> {
 }
 
 fn in_range(text: &str, low: usize, high: usize) -> Result<usize, String> {
-    text.parse().ok().filter(|value| (low..=high).contains(value)).ok_or_else(|| format!("is not a whole number from {low} to {high}"))
+    text.parse()
+        .ok()
+        .filter(|value| (low..=high).contains(value))
+        .ok_or_else(|| format!("is not a whole number from {low} to {high}"))
 }
 
 fn seconds(text: &str, low: u32, high: u32) -> Result<Duration, String> {
@@ -279,15 +308,24 @@ fn switch(text: &str) -> Result<bool, String> {
 }
 
 fn list(text: &str) -> Vec<String> {
-    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(String::from).collect()
+    text.split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+        .map(String::from)
+        .collect()
 }
 
 fn origins(text: &str) -> Result<Vec<String>, String> {
     let origins = list(&text.to_ascii_lowercase());
     for origin in &origins {
-        let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://")).unwrap_or_default();
+        let host = origin
+            .strip_prefix("https://")
+            .or_else(|| origin.strip_prefix("http://"))
+            .unwrap_or_default();
         if host.is_empty() || host.contains('/') {
-            return Err(format!("names `{origin}`, which is no origin: write scheme://host[:port]"));
+            return Err(format!(
+                "names `{origin}`, which is no origin: write scheme://host[:port]"
+            ));
         }
     }
     Ok(origins)
@@ -318,20 +356,36 @@ mod tests {
     use super::*;
 
     fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-        pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
+        pairs
+            .iter()
+            .map(|(key, value)| (key.to_string(), value.to_string()))
+            .collect()
     }
 
     #[test]
     fn flags_win_over_environment_over_file_over_defaults() {
-        let mut sources = Sources { file: Some(("w.toml".into(), "port = 1\nslots = 2\nthreads = 3\norigins = [\"https://a\", \"https://b\"]".into())), ..Sources::default() };
+        let mut sources = Sources {
+            file: Some((
+                "w.toml".into(),
+                "port = 1\nslots = 2\nthreads = 3\norigins = [\"https://a\", \"https://b\"]".into(),
+            )),
+            ..Sources::default()
+        };
         let config = Config::merge(&sources).unwrap();
         assert_eq!((config.port, config.slots, config.threads), (1, 2, 3));
         assert_eq!(config.origins, ["https://a", "https://b"]);
         assert_eq!(config.host, Config::default().host);
-        sources.environment = pairs(&[("WAXWING_PORT", "10"), ("WAXWING_SLOTS", "20"), ("WAXWING_SOMETHING_ELSE", "x")]);
+        sources.environment = pairs(&[
+            ("WAXWING_PORT", "10"),
+            ("WAXWING_SLOTS", "20"),
+            ("WAXWING_SOMETHING_ELSE", "x"),
+        ]);
         sources.flags = pairs(&[("port", "100"), ("insecure", "true")]);
         let config = Config::merge(&sources).unwrap();
-        assert_eq!((config.port, config.slots, config.threads, config.insecure), (100, 20, 3, true));
+        assert_eq!(
+            (config.port, config.slots, config.threads, config.insecure),
+            (100, 20, 3, true)
+        );
     }
 
     #[test]
@@ -339,7 +393,12 @@ mod tests {
         let sources = Sources {
             file: Some(("w.toml".into(), "prot = 1\nslots = -1\nhost = {}".into())),
             environment: pairs(&[("WAXWING_IDLE_SECONDS", "soon")]),
-            flags: pairs(&[("port", "99999"), ("insecure", "true"), ("keys", "a,b"), ("origins", "example.org")]),
+            flags: pairs(&[
+                ("port", "99999"),
+                ("insecure", "true"),
+                ("keys", "a,b"),
+                ("origins", "example.org"),
+            ]),
         };
         insta::assert_snapshot!(Config::merge(&sources).unwrap_err().to_string(), @r"
         w.toml: `host` must be text, a number, a switch or a list of these
@@ -354,13 +413,19 @@ mod tests {
 
     #[test]
     fn secrets_never_show() {
-        let sources = Sources { flags: pairs(&[("keys", "swordfish")]), ..Sources::default() };
+        let sources = Sources {
+            flags: pairs(&[("keys", "swordfish")]),
+            ..Sources::default()
+        };
         assert!(!format!("{:?}", Config::merge(&sources).unwrap()).contains("swordfish"));
     }
 
     #[test]
     fn near_names_are_found() {
-        assert_eq!(nearest("en-emfromer", ["de-emformer", "en-emformer"]), Some("en-emformer"));
+        assert_eq!(
+            nearest("en-emfromer", ["de-emformer", "en-emformer"]),
+            Some("en-emformer")
+        );
         assert_eq!(nearest("gpt-4", ["en-emformer"]), None);
         assert_eq!(edit_distance("kitten", "sitting"), 3);
         assert_eq!(edit_distance("", "abc"), 3);
@@ -370,7 +435,14 @@ mod tests {
     fn every_setting_has_a_unique_key_and_a_help_text() {
         for (index, setting) in SETTINGS.iter().enumerate() {
             assert!(!setting.help.is_empty());
-            assert!(SETTINGS.iter().skip(index + 1).all(|other| other.key != setting.key), "{}", setting.key);
+            assert!(
+                SETTINGS
+                    .iter()
+                    .skip(index + 1)
+                    .all(|other| other.key != setting.key),
+                "{}",
+                setting.key
+            );
         }
     }
 }

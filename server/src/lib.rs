@@ -4,4 +4,5 @@ pub mod auth;
 pub mod config;
 pub mod engine;
 pub mod limits;
+pub mod session;
 pub mod wire;

@@ -161,7 +161,10 @@ mod tests {
             assert!(matches!(code.close_code(), 1003 | 1008..=1013), "{code}");
             assert!(!code.text().ends_with('.') && code.text().is_ascii(), "{code}");
             // Only what may pass by itself is worth a retry.
-            assert!(!code.retryable() || matches!(code.status(), 408 | 500 | 503), "{code}");
+            assert!(
+                !code.retryable() || matches!(code.status(), 408 | 500 | 503),
+                "{code}"
+            );
         }
         for code in WarningCode::ALL {
             assert!(names.insert(code.as_str()), "{} twice", code.as_str());

@@ -252,7 +252,12 @@ mod tests {
             start: 0.32,
             end: 1.600_000_000_1,
             text: "and mister john".into(),
-            words: vec![Word { word: "and".into(), start: 0.32, end: 0.48, confidence: 0.97 }],
+            words: vec![Word {
+                word: "and".into(),
+                start: 0.32,
+                end: 0.48,
+                confidence: 0.97,
+            }],
             stable_words: 2,
             confidence: 0.93,
             audio_processed: 1.92,
@@ -261,7 +266,10 @@ mod tests {
 
     #[test]
     fn server_messages_have_the_published_shapes() {
-        let latency_ms = Latency { segment: 640, right_context: 160 };
+        let latency_ms = Latency {
+            segment: 640,
+            right_context: 160,
+        };
         insta::assert_snapshot!(json(ServerMessage::Ready { session: "s1".into(), model: "en-emformer".into(), sample_rate: 16000, latency_ms }),
             @r#"{"type":"ready","session":"s1","model":"en-emformer","sample_rate":16000,"latency_ms":{"segment":640,"right_context":160}}"#);
         insta::assert_snapshot!(json(ServerMessage::Partial(utterance().into())),
@@ -284,14 +292,22 @@ mod tests {
         let start = r#"{"type":"start","encoding":"s16le","sample_rate":16000,"channels":1,"model":"m","partials":true,
             "words":true,"alternatives":1,"hotwords":[{"text":"waxwing","boost":2.0}],
             "endpointing":{"silence_ms":800,"max_utterance_ms":20000}}"#;
-        let ClientMessage::Start(start) = serde_json::from_str(start).unwrap() else { panic!("no start") };
+        let ClientMessage::Start(start) = serde_json::from_str(start).unwrap() else {
+            panic!("no start")
+        };
         assert_eq!(start.encoding.as_deref(), Some("s16le"));
         assert_eq!(start.options.endpointing.unwrap().silence_ms, Some(800));
         assert_eq!(
             serde_json::from_str::<ClientMessage>(r#"{"type":"flush","id":"42"}"#).unwrap(),
-            ClientMessage::Flush { id: Some("42".into()) }
+            ClientMessage::Flush {
+                id: Some("42".into())
+            }
         );
-        for text in [r#"{"type":"keepalive"}"#, r#"{"type":"stop"}"#, r#"{"type":"configure"}"#] {
+        for text in [
+            r#"{"type":"keepalive"}"#,
+            r#"{"type":"stop"}"#,
+            r#"{"type":"configure"}"#,
+        ] {
             assert!(serde_json::from_str::<ClientMessage>(text).is_ok(), "{text}");
         }
     }

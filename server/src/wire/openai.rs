@@ -85,7 +85,10 @@ pub struct Usage {
 impl Usage {
     /// Usage by duration.
     pub fn seconds(seconds: f64) -> Self {
-        Self { r#type: "duration", seconds: super::native::seconds(seconds) }
+        Self {
+            r#type: "duration",
+            seconds: super::native::seconds(seconds),
+        }
     }
 }
 
@@ -127,7 +130,11 @@ mod tests {
         let error = ErrorBody::new(ErrorCode::UnknownModel, "unknown model `x`".into(), Some("model"));
         insta::assert_snapshot!(serde_json::to_string(&error).unwrap(),
             @r#"{"error":{"message":"unknown model `x`","type":"invalid_request_error","param":"model","code":"unknown_model","retryable":false}}"#);
-        let done = StreamEvent::Done { text: "a b".into(), usage: Usage::seconds(1.5), warnings: vec![] };
+        let done = StreamEvent::Done {
+            text: "a b".into(),
+            usage: Usage::seconds(1.5),
+            warnings: vec![],
+        };
         insta::assert_snapshot!(serde_json::to_string(&done).unwrap(),
             @r#"{"type":"transcript.text.done","text":"a b","usage":{"type":"duration","seconds":1.5}}"#);
     }

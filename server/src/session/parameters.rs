@@ -1,0 +1,341 @@
+//! What a session is set up with: the query of the request and a first `start`, checked against what is served.
+
+use waxwing_frontend::pcm::Encoding;
+
+use crate::config::nearest;
+use crate::limits;
+use crate::wire::code::ErrorCode;
+use crate::wire::native::{Endpointing, Options, Start};
+
+/// Why parameters were refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// From the closed list.
+    pub code: ErrorCode,
+    /// For the caller.
+    pub message: String,
+}
+
+impl Refused {
+    /// A refusal.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+}
+
+/// The ids of the loaded models, the default first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelNames(pub Vec<String>);
+
+/// Names under which OpenAI serves transcription: clients that insist on them get the default model.
+const OPENAI_MODELS: [&str; 6] = [
+    "whisper-1",
+    "gpt-4o-transcribe",
+    "gpt-4o-mini-transcribe",
+    "gpt-4o-transcribe-diarize",
+    "gpt-transcribe",
+    "default",
+];
+
+impl ModelNames {
+    /// The default model.
+    pub fn default_model(&self) -> &str {
+        self.0.first().map_or("", String::as_str)
+    }
+
+    /// The loaded model of a name that a client gave.
+    ///
+    /// # Errors
+    /// [`ErrorCode::UnknownModel`] with the known names and the nearest one.
+    pub fn resolve(&self, name: &str) -> Result<&str, Refused> {
+        if let Some(id) = self.0.iter().find(|id| *id == name) {
+            return Ok(id);
+        }
+        if name.is_empty() || OPENAI_MODELS.contains(&name) {
+            return Ok(self.default_model());
+        }
+        let mut message = format!("unknown model `{name}`; this server has {}", self.0.join(", "));
+        if let Some(near) = nearest(name, self.0.iter().map(String::as_str)) {
+            message.push_str(&format!("; did you mean `{near}`?"));
+        }
+        Err(Refused::new(ErrorCode::UnknownModel, message))
+    }
+}
+
+/// A session's parameters, all of them known and in range.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parameters {
+    /// Of the binary messages.
+    pub encoding: Encoding,
+    /// Of the audio as sent.
+    pub sample_rate_hz: u32,
+    /// Interleaved.
+    pub channels: u16,
+    /// The one channel to hear; `None` mixes.
+    pub channel: Option<u16>,
+    /// A loaded model.
+    pub model: String,
+    /// Whether partials are sent.
+    pub partials: bool,
+    /// Whether finals list their words.
+    pub words: bool,
+    /// When an utterance ends, where the client says so.
+    pub endpointing: Endpointing,
+}
+
+impl Parameters {
+    /// s16le, 16 kHz, mono, default model.
+    pub fn new(models: &ModelNames) -> Self {
+        Self {
+            encoding: Encoding::S16le,
+            sample_rate_hz: 16_000,
+            channels: 1,
+            channel: None,
+            model: models.default_model().into(),
+            partials: true,
+            words: true,
+            endpointing: Endpointing::default(),
+        }
+    }
+
+    /// Takes over what a `start` sets. Returns what is asked for and not served.
+    ///
+    /// # Errors
+    /// For an unknown encoding or model, or values out of range.
+    pub fn start(&mut self, start: &Start, models: &ModelNames) -> Result<Vec<&'static str>, Refused> {
+        if let Some(name) = &start.encoding {
+            self.encoding = name.parse().map_err(|_| {
+                let known = Encoding::ALL.map(Encoding::name).join(", ");
+                Refused::new(
+                    ErrorCode::UnknownEncoding,
+                    format!("unknown encoding `{name}`; known are {known}"),
+                )
+            })?;
+        }
+        if let Some(rate) = start.sample_rate {
+            let (low, high) = (limits::RATES_HZ.start(), limits::RATES_HZ.end());
+            if !limits::RATES_HZ.contains(&rate) {
+                let message =
+                    format!("unsupported sample rate {rate} Hz; it must be from {low} to {high} Hz");
+                return Err(Refused::new(ErrorCode::UnsupportedRate, message));
+            }
+            self.sample_rate_hz = rate;
+        }
+        self.channels = start.channels.unwrap_or(self.channels);
+        self.channel = start.channel.or(self.channel);
+        if !(1..=limits::CHANNELS).contains(&self.channels)
+            || self.channel.is_some_and(|channel| channel >= self.channels)
+        {
+            let message = format!(
+                "`channels` must be from 1 to {} and `channel` below it, counted from 0",
+                limits::CHANNELS
+            );
+            return Err(Refused::new(ErrorCode::UnsupportedChannels, message));
+        }
+        if let Some(name) = &start.model {
+            self.model = models.resolve(name)?.into();
+        }
+        self.configure(&start.options)
+    }
+
+    /// Takes over what a `configure` sets. Returns what is asked for and not served.
+    ///
+    /// # Errors
+    /// For values out of range.
+    pub fn configure(&mut self, options: &Options) -> Result<Vec<&'static str>, Refused> {
+        let wanted = options.endpointing.unwrap_or_default();
+        let checked = |name: &str, value: Option<u32>, low: u32, high: u32| match value {
+            Some(value) if !(low..=high).contains(&value) => {
+                let message = format!("`endpointing.{name}` must be from {low} to {high}, not {value}");
+                Err(Refused::new(ErrorCode::InvalidField, message))
+            }
+            value => Ok(value),
+        };
+        let silence_ms = checked("silence_ms", wanted.silence_ms, 100, 10_000)?;
+        let max_utterance_ms = checked("max_utterance_ms", wanted.max_utterance_ms, 2_000, 120_000)?;
+        self.endpointing.silence_ms = silence_ms.or(self.endpointing.silence_ms);
+        self.endpointing.max_utterance_ms = max_utterance_ms.or(self.endpointing.max_utterance_ms);
+        self.partials = options.partials.unwrap_or(self.partials);
+        self.words = options.words.unwrap_or(self.words);
+        let mut unsupported = Vec::new();
+        if options.alternatives.is_some_and(|count| count > 1) {
+            unsupported.push("alternatives");
+        }
+        if options
+            .hotwords
+            .as_ref()
+            .and_then(|list| list.as_array())
+            .is_some_and(|list| !list.is_empty())
+        {
+            unsupported.push("hotwords");
+        }
+        Ok(unsupported)
+    }
+}
+
+/// Reads the query of the request as a `start`. Unknown names are left to others (proxies add their own).
+///
+/// # Errors
+/// For a value of the wrong type.
+pub fn from_query<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Start, Refused> {
+    fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<Option<T>, Refused> {
+        let refused = |_| {
+            Refused::new(
+                ErrorCode::InvalidField,
+                format!("`{name}` must be a whole number, not `{value}`"),
+            )
+        };
+        value.parse().map(Some).map_err(refused)
+    }
+    fn switch(name: &str, value: &str) -> Result<Option<bool>, Refused> {
+        match value {
+            "true" | "1" => Ok(Some(true)),
+            "false" | "0" => Ok(Some(false)),
+            _ => Err(Refused::new(
+                ErrorCode::InvalidField,
+                format!("`{name}` must be true or false, not `{value}`"),
+            )),
+        }
+    }
+    let mut start = Start::default();
+    let mut endpointing = Endpointing::default();
+    for (name, value) in pairs {
+        match name {
+            "encoding" => start.encoding = Some(value.into()),
+            "sample_rate" => start.sample_rate = number(name, value)?,
+            "channels" => start.channels = number(name, value)?,
+            "channel" => start.channel = number(name, value)?,
+            "model" => start.model = Some(value.into()),
+            "partials" => start.options.partials = switch(name, value)?,
+            "words" => start.options.words = switch(name, value)?,
+            "alternatives" => start.options.alternatives = number(name, value)?,
+            "silence_ms" => endpointing.silence_ms = number(name, value)?,
+            "max_utterance_ms" => endpointing.max_utterance_ms = number(name, value)?,
+            _ => {}
+        }
+    }
+    if endpointing != Endpointing::default() {
+        start.options.endpointing = Some(endpointing);
+    }
+    Ok(start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn models() -> ModelNames {
+        ModelNames(vec!["en-emformer".into(), "de-emformer".into()])
+    }
+
+    #[test]
+    fn names_of_models() {
+        let models = models();
+        for (name, expected) in [
+            ("", "en-emformer"),
+            ("whisper-1", "en-emformer"),
+            ("de-emformer", "de-emformer"),
+        ] {
+            assert_eq!(models.resolve(name), Ok(expected));
+        }
+        let refused = models.resolve("en-emfromer").unwrap_err();
+        assert_eq!(refused.code, ErrorCode::UnknownModel);
+        assert_eq!(
+            refused.message,
+            "unknown model `en-emfromer`; this server has en-emformer, de-emformer; did you mean `en-emformer`?"
+        );
+    }
+
+    #[test]
+    fn a_query_is_a_start() {
+        let pairs = [
+            ("encoding", "mulaw"),
+            ("sample_rate", "8000"),
+            ("partials", "false"),
+            ("silence_ms", "500"),
+            ("x", "y"),
+        ];
+        let mut parameters = Parameters::new(&models());
+        assert_eq!(
+            parameters.start(&from_query(pairs).unwrap(), &models()),
+            Ok(vec![])
+        );
+        assert_eq!(
+            (
+                parameters.encoding,
+                parameters.sample_rate_hz,
+                parameters.partials
+            ),
+            (Encoding::Mulaw, 8000, false)
+        );
+        assert_eq!(parameters.endpointing.silence_ms, Some(500));
+        for pair in [("sample_rate", "fast"), ("partials", "maybe"), ("channels", "-1")] {
+            assert_eq!(
+                from_query([pair]).unwrap_err().code,
+                ErrorCode::InvalidField,
+                "{pair:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_served_is_refused_by_name() {
+        let refuse = |start: Start| Parameters::new(&models()).start(&start, &models()).unwrap_err();
+        let refused = refuse(Start {
+            encoding: Some("opus".into()),
+            ..Start::default()
+        });
+        assert_eq!(refused.code, ErrorCode::UnknownEncoding);
+        assert!(
+            refused.message.contains("s16le, s32le, f32le, mulaw, alaw"),
+            "{}",
+            refused.message
+        );
+        for rate in [0, 7_999, 192_001, u32::MAX] {
+            assert_eq!(
+                refuse(Start {
+                    sample_rate: Some(rate),
+                    ..Start::default()
+                })
+                .code,
+                ErrorCode::UnsupportedRate
+            );
+        }
+        for (channels, channel) in [(0, None), (9, None), (2, Some(2))] {
+            let start = Start {
+                channels: Some(channels),
+                channel,
+                ..Start::default()
+            };
+            assert_eq!(refuse(start).code, ErrorCode::UnsupportedChannels);
+        }
+        let endpointing = Some(Endpointing {
+            silence_ms: Some(1),
+            max_utterance_ms: None,
+        });
+        let start = Start {
+            options: Options {
+                endpointing,
+                ..Options::default()
+            },
+            ..Start::default()
+        };
+        assert_eq!(refuse(start).code, ErrorCode::InvalidField);
+    }
+
+    #[test]
+    fn what_is_understood_and_not_served_is_named() {
+        let options = Options {
+            alternatives: Some(3),
+            hotwords: Some(serde_json::json!([{"text": "x"}])),
+            ..Options::default()
+        };
+        assert_eq!(
+            Parameters::new(&models()).configure(&options),
+            Ok(vec!["alternatives", "hotwords"])
+        );
+    }
+}
