@@ -9,6 +9,7 @@
 pub mod ctc;
 pub mod encoder;
 pub mod endpoint;
+pub mod evaluation;
 pub mod hypothesis;
 pub mod tokens;
 pub mod transcript;
