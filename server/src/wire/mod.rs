@@ -3,3 +3,5 @@
 pub mod code;
 pub mod native;
 pub mod openai;
+pub mod subtitles;
+pub mod transcription;
