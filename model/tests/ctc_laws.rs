@@ -1,5 +1,7 @@
 //! Laws of the way from log-probs to utterances, over random log-probs, random splits and random settings.
 
+#![expect(clippy::expect_used, reason = "a helper of tests may fail as a test does")]
+
 use std::sync::Arc;
 
 use proptest::prelude::*;

@@ -1,5 +1,7 @@
 //! What a listener gets, example by example: each test tells one story about endpoints, cuts and flushes.
 
+#![expect(clippy::expect_used, reason = "a helper of tests may fail as a test does")]
+
 use std::sync::Arc;
 
 use waxwing_model::tokens::Tokens;
