@@ -1,4 +1,5 @@
-//! What can be wrong with a request to this crate, short of a damaged file.
+//! What can be wrong with a request to this crate, short of a damaged file
+//! ([`ContainerError`](crate::container::ContainerError) says those).
 
 /// Why a decoder, resampler, extractor or front end cannot be made.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

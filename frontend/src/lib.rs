@@ -5,7 +5,7 @@
 //! ```
 //!
 //! * [`pcm`]: headerless samples in five encodings, with a sample that a message cut in two carried over.
-//! * `container`: WAV, FLAC, Ogg, MP3, M4A, WebM under limits, a block at a time.
+//! * [`container`]: WAV, FLAC, Ogg, MP3, M4A, WebM under limits, a block at a time.
 //! * [`resample`]: any rate of 8 to 192 kHz to the model's, aligned to the input.
 //! * [`features`]: streaming log-mel, Kaldi filter banks, frame stacking, mean and variance normalisation.
 //! * [`Frontend`]: the last two in a row, one for each session.
@@ -22,6 +22,7 @@ mod error;
 mod frontend;
 mod transform;
 
+pub mod container;
 pub mod features;
 pub mod pcm;
 pub mod resample;

@@ -13,7 +13,44 @@ use crate::{FrontendError, MAX_CHANNELS};
 const MAX_MAGNITUDE: f32 = 32_768.0;
 
 /// Most bytes of one sample.
-const MAX_SAMPLE_BYTES: usize = 4;
+const MAX_SAMPLE_BYTES: usize = 8;
+
+/// How one sample is written: the encodings of the wire and those that only files have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layout {
+    U8,
+    S16le,
+    S24le,
+    S32le,
+    F32le,
+    F64le,
+    Mulaw,
+    Alaw,
+}
+
+impl Layout {
+    pub(crate) const fn bytes(self) -> usize {
+        match self {
+            Layout::U8 | Layout::Mulaw | Layout::Alaw => 1,
+            Layout::S16le => 2,
+            Layout::S24le => 3,
+            Layout::S32le | Layout::F32le => 4,
+            Layout::F64le => 8,
+        }
+    }
+}
+
+impl From<Encoding> for Layout {
+    fn from(encoding: Encoding) -> Self {
+        match encoding {
+            Encoding::S16le => Layout::S16le,
+            Encoding::S32le => Layout::S32le,
+            Encoding::F32le => Layout::F32le,
+            Encoding::Mulaw => Layout::Mulaw,
+            Encoding::Alaw => Layout::Alaw,
+        }
+    }
+}
 
 /// How samples are written as bytes. Interleaved when there are several channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,9 +80,9 @@ impl Encoding {
     /// Bytes of one sample of one channel.
     pub const fn bytes_per_sample(self) -> usize {
         match self {
-            Encoding::S16le => 2,
-            Encoding::S32le | Encoding::F32le => 4,
-            Encoding::Mulaw | Encoding::Alaw => 1,
+            Encoding::S16le => Layout::S16le.bytes(),
+            Encoding::S32le | Encoding::F32le => Layout::S32le.bytes(),
+            Encoding::Mulaw | Encoding::Alaw => Layout::Mulaw.bytes(),
         }
     }
 
@@ -133,7 +170,7 @@ impl ChannelSelection {
 /// ```
 #[derive(Debug, Clone)]
 pub struct PcmDecoder {
-    encoding: Encoding,
+    layout: Layout,
     channels: u16,
     selection: ChannelSelection,
     /// Bytes of a sample (of all channels) whose end has not arrived.
@@ -153,9 +190,18 @@ impl PcmDecoder {
         channels: u16,
         selection: ChannelSelection,
     ) -> Result<Self, FrontendError> {
+        Self::with_layout(encoding.into(), channels, selection)
+    }
+
+    /// As [`new`](Self::new), also for what only files have.
+    pub(crate) fn with_layout(
+        layout: Layout,
+        channels: u16,
+        selection: ChannelSelection,
+    ) -> Result<Self, FrontendError> {
         selection.check(channels)?;
         Ok(Self {
-            encoding,
+            layout,
             channels,
             selection,
             carried: [0; MAX_SAMPLE_BYTES * MAX_CHANNELS as usize],
@@ -197,7 +243,7 @@ impl PcmDecoder {
 
     /// Bytes of one sample of all channels.
     pub fn frame_bytes(&self) -> usize {
-        self.encoding.bytes_per_sample() * usize::from(self.channels)
+        self.layout.bytes() * usize::from(self.channels)
     }
 
     /// Forgets the carried bytes and the count: as new.
@@ -213,16 +259,17 @@ impl PcmDecoder {
 
     /// `bytes` is a whole number of samples of all channels.
     fn decode(&mut self, bytes: &[u8], out: &mut Vec<f32>) {
-        match self.encoding {
-            Encoding::S16le => self.each(bytes, out, |[a, b], _| s16(i16::from_le_bytes([a, b]))),
-            Encoding::S32le => self.each(bytes, out, |b: [u8; 4], _| s32(i32::from_le_bytes(b))),
-            Encoding::F32le => self.each(bytes, out, |b: [u8; 4], replaced| {
-                let value = f32::from_le_bytes(b);
-                *replaced += u64::from(!value.is_finite());
-                finite(value)
+        match self.layout {
+            Layout::U8 => self.each(bytes, out, |[b], _| (f32::from(b) - 128.0) / 128.0),
+            Layout::S16le => self.each(bytes, out, |b, _| s16(i16::from_le_bytes(b))),
+            Layout::S24le => self.each(bytes, out, |[a, b, c], _| s32(i32::from_le_bytes([0, a, b, c]))),
+            Layout::S32le => self.each(bytes, out, |b, _| s32(i32::from_le_bytes(b))),
+            Layout::F32le => self.each(bytes, out, |b, replaced| counted(f32::from_le_bytes(b), replaced)),
+            Layout::F64le => self.each(bytes, out, |b, replaced| {
+                counted(f64::from_le_bytes(b) as f32, replaced)
             }),
-            Encoding::Mulaw => self.each(bytes, out, |[b], _| s16(mulaw_to_i16(b))),
-            Encoding::Alaw => self.each(bytes, out, |[b], _| s16(alaw_to_i16(b))),
+            Layout::Mulaw => self.each(bytes, out, |[b], _| s16(mulaw_to_i16(b))),
+            Layout::Alaw => self.each(bytes, out, |[b], _| s16(alaw_to_i16(b))),
         }
     }
 
@@ -256,6 +303,12 @@ pub(crate) fn s16(value: i16) -> f32 {
 /// A 32-bit sample at full scale ±1, rounded to `f32`.
 pub(crate) fn s32(value: i32) -> f32 {
     value as f32 / 2_147_483_648.0
+}
+
+/// [`finite`], counting what it replaced.
+pub(crate) fn counted(value: f32, replaced: &mut u64) -> f32 {
+    *replaced += u64::from(!value.is_finite());
+    finite(value)
 }
 
 /// NaN and infinities become 0, and what is far beyond full scale is limited, so that features stay finite.

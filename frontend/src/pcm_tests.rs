@@ -59,6 +59,16 @@ fn g711_codes_have_the_values_of_the_recommendation() {
     ] {
         assert_eq!(alaw_to_i16(code), value, "A-law {code:#04x}");
     }
+    // All 256 codes, against CPython's audioop.
+    let fold = |decode: fn(u8) -> i16| {
+        (0..=255).fold(0u32, |sum, code| {
+            sum.wrapping_mul(31).wrapping_add(u32::from(decode(code) as u16))
+        })
+    };
+    assert_eq!(
+        (fold(mulaw_to_i16), fold(alaw_to_i16)),
+        (2_256_732_160, 67_108_864)
+    );
     let mut mulaw: Vec<i16> = (0..=255).map(mulaw_to_i16).collect();
     mulaw.sort_unstable();
     mulaw.dedup();

@@ -61,6 +61,24 @@ impl MelBank {
         }))
     }
 
+    /// Kaldi's bank: triangles whose slopes are straight on the scale 1127·ln(1 + f/700), of height 1, over the bins below
+    /// half the rate.
+    pub(crate) fn kaldi(rate_hz: u32, n_fft: usize, num_mels: usize, low_hz: f32, high_hz: f32) -> Self {
+        let (low, high) = (kaldi_mel(f64::from(low_hz)), kaldi_mel(f64::from(high_hz)));
+        let edge = |index: usize| low + (high - low) * index as f64 / (num_mels + 1) as f64;
+        let bin_mel = |bin: usize| kaldi_mel(bin as f64 * f64::from(rate_hz) / n_fft as f64);
+        Self::from_rows((0..num_mels).map(|index| {
+            let (left, centre, right) = (edge(index), edge(index + 1), edge(index + 2));
+            (0..n_fft / 2)
+                .map(|bin| {
+                    let rise = (bin_mel(bin) - left) / (centre - left);
+                    let fall = (right - bin_mel(bin)) / (right - centre);
+                    rise.min(fall).max(0.0) as f32
+                })
+                .collect()
+        }))
+    }
+
     /// Filters of the bank.
     pub(crate) fn len(&self) -> usize {
         self.filters.len()
@@ -87,6 +105,10 @@ fn dot(weights: &[f32], power: &[f32]) -> f32 {
         .zip(power)
         .map(|(weight, power)| weight * power)
         .sum()
+}
+
+fn kaldi_mel(hz: f64) -> f64 {
+    1_127.0 * (hz / 700.0).ln_1p()
 }
 
 const SLANEY_HZ_PER_MEL: f64 = 200.0 / 3.0;

@@ -3,9 +3,16 @@
 //! A model's `config.json` says which features it was trained on; [`FeatureConfig`] is that part of it, and
 //! [`FeatureConfig::extractor`] makes the streaming object.
 
+mod chain;
+mod cmvn;
+mod fbank;
+mod lfr;
 mod log_mel;
 mod mel;
 
+pub use cmvn::Cmvn;
+pub use fbank::{KaldiFbank, KaldiFbankConfig, WindowType};
+pub use lfr::{FrameStacker, LfrConfig};
 pub use log_mel::{StreamingLogMel, StreamingLogMelConfig};
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +27,8 @@ use crate::FrontendError;
 pub enum FeatureConfig {
     /// Whisper's filter bank with a fixed floor.
     StreamingLogMel(StreamingLogMelConfig),
+    /// Kaldi's filter bank, with stacking and normalisation where they are set.
+    KaldiFbank(KaldiFbankConfig),
 }
 
 impl Default for FeatureConfig {
@@ -33,13 +42,15 @@ impl FeatureConfig {
     pub fn num_features(&self) -> usize {
         match self {
             FeatureConfig::StreamingLogMel(config) => config.num_mels,
+            FeatureConfig::KaldiFbank(config) => config.num_features(),
         }
     }
 
     /// Samples at `rate_hz` from one frame to the next.
-    pub fn frame_shift_samples(&self, _rate_hz: u32) -> usize {
+    pub fn frame_shift_samples(&self, rate_hz: u32) -> usize {
         match self {
             FeatureConfig::StreamingLogMel(config) => config.hop,
+            FeatureConfig::KaldiFbank(config) => config.frame_shift_samples(rate_hz),
         }
     }
 
@@ -47,11 +58,20 @@ impl FeatureConfig {
     ///
     /// # Errors
     ///
-    /// [`FrontendError::FeatureSetting`] naming the first setting that cannot work.
+    /// [`FrontendError::FeatureSetting`] naming the first setting that cannot work, or
+    /// [`FrontendError::Normalisation`].
     pub fn extractor(&self, rate_hz: u32) -> Result<Box<dyn FeatureExtractor>, FrontendError> {
         crate::error::check_rate(rate_hz)?;
         Ok(match self {
             FeatureConfig::StreamingLogMel(config) => Box::new(StreamingLogMel::new(config, rate_hz)?),
+            FeatureConfig::KaldiFbank(config) => {
+                let bank = KaldiFbank::new(config, rate_hz)?;
+                if config.lfr.is_none() && config.cmvn.is_none() {
+                    Box::new(bank)
+                } else {
+                    Box::new(chain::Chain::new(bank, config.lfr, config.cmvn.clone())?)
+                }
+            }
         })
     }
 }
@@ -101,3 +121,6 @@ fn check_setting<T: PartialOrd + std::fmt::Display>(
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
