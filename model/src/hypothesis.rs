@@ -18,6 +18,10 @@ use crate::tokens::Tokens;
 /// How long a word goes on behind its last token, where nothing follows at once.
 pub const WORD_TAIL: Duration = Duration::from_millis(80);
 
+/// Elements and bytes that the standard library's growing containers begin with.
+const SMALLEST_VECTOR: usize = 4;
+const SMALLEST_STRING: usize = 8;
+
 /// A recognised word.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Word {
@@ -166,6 +170,24 @@ impl Hypothesis {
         self.open_from = 0;
         let stable_words = words.len();
         make_utterance(utterance, words, stable_words, tokens)
+    }
+
+    /// Bytes on the heap.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let spellings: usize = self.words.iter().map(|word| word.word.capacity()).sum();
+        self.tokens.capacity() * size_of::<EmittedToken>()
+            + self.words.capacity() * size_of::<Word>()
+            + spellings
+    }
+
+    /// The most that [`heap_bytes`](Self::heap_bytes) can be with that many tokens. A growing vector or string holds
+    /// at most twice what it needs, or its smallest size.
+    pub(crate) fn max_heap_bytes(num_tokens: usize, longest_spelling: usize) -> usize {
+        let each = size_of::<EmittedToken>() + size_of::<Word>() + longest_spelling.max(SMALLEST_STRING);
+        num_tokens
+            .max(SMALLEST_VECTOR)
+            .saturating_mul(2)
+            .saturating_mul(each)
     }
 
     /// Completes the open word if it has letters: nothing that starts before `until` belongs to a later one.

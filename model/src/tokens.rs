@@ -182,6 +182,15 @@ impl Tokens {
         self.get(id).is_some_and(|token| token.begins_word)
     }
 
+    /// Bytes of the longest spelling.
+    pub(crate) fn longest_spelling(&self) -> usize {
+        self.tokens
+            .iter()
+            .map(|token| token.name.len() - token.spelling_from)
+            .max()
+            .unwrap_or(0)
+    }
+
     fn get(&self, id: u32) -> Option<&Token> {
         self.tokens.get(usize::try_from(id).ok()?)
     }

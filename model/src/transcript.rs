@@ -22,8 +22,9 @@ pub struct TranscriberOptions {
     pub endpointing: Endpointing,
 }
 
-/// Turns one stream's log-probs into words. Owned by its session; a few kilobytes at most, bounded by the longest
-/// utterance. Frames without a new word cost no allocation.
+/// Turns one stream's log-probs into words. Owned by its session. Holds the open utterance only, typically a few
+/// kilobytes and never more than [`max_state_bytes`](Self::max_state_bytes). Frames without a new word cost no
+/// allocation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Transcriber {
     tokens: Arc<Tokens>,
@@ -97,6 +98,21 @@ impl Transcriber {
         self.frames_seen
     }
 
+    /// Bytes held now, the shared tokens not counted.
+    pub fn state_bytes(&self) -> usize {
+        size_of_val(self) + self.hypothesis.heap_bytes()
+    }
+
+    /// The most that [`state_bytes`](Self::state_bytes) can become, with the longest utterances that are accepted
+    /// and a token in every frame of them.
+    pub fn max_state_bytes(tokens: &Tokens, frame_seconds: f64) -> usize {
+        let longest = Duration::from_millis(u64::from(*Endpointing::MAX_UTTERANCE_MS.end()));
+        let frames = frames_in(longest, frame_duration(frame_seconds));
+        // One more for a word separator that was heard before the utterance began.
+        let num_tokens = usize::try_from(frames).unwrap_or(usize::MAX).saturating_add(1);
+        size_of::<Self>().saturating_add(Hypothesis::max_heap_bytes(num_tokens, tokens.longest_spelling()))
+    }
+
     fn accept_frame(&mut self, log_probs: &[f32]) {
         let decision = self.decoder.step(log_probs);
         let frame = self.frames_seen;
@@ -143,4 +159,11 @@ impl Transcriber {
         }
         ended
     }
+}
+
+/// At least a millisecond, so that nothing is divided by zero, whatever a model says.
+fn frame_duration(frame_seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(frame_seconds)
+        .unwrap_or_default()
+        .max(Duration::from_millis(1))
 }

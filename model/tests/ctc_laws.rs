@@ -231,6 +231,18 @@ proptest! {
         prop_assert_eq!(words(&heard.finals), offline_words(head));
     }
 
+    /// I8: what a session holds stays below the published bound, however long the stream.
+    #[test]
+    fn memory_is_bounded(log_probs in log_probs(), endpointing in endpointing()) {
+        let mut transcriber = Transcriber::new(tokens(), FRAME_SECONDS, TranscriberOptions { endpointing });
+        // The bound for the longest utterances, scaled to the ones of this session.
+        let bound = Transcriber::max_state_bytes(&tokens(), FRAME_SECONDS * 60_000.0 / 4_000.0);
+        for _ in 0..20 {
+            transcriber.accept(&log_probs, &mut Vec::new());
+            prop_assert!(transcriber.state_bytes() <= bound, "{} > {bound}", transcriber.state_bytes());
+        }
+    }
+
     /// No utterance spans more than its limit.
     #[test]
     fn utterances_respect_their_limit(log_probs in log_probs(), endpointing in endpointing()) {
