@@ -1,0 +1,361 @@
+//! The computing half of a stream: front end, state cache, transcriber, timeline. It belongs to whoever works on it: the
+//! stream while parked, a worker while it computes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use waxwing_frontend::pcm::PcmDecoder;
+use waxwing_frontend::{Frontend, FrontendConfig, FrontendError};
+use waxwing_model::encoder::StepRow;
+use waxwing_model::transcript::{self, Transcriber};
+
+use super::counters::{Counters, count};
+use super::model::StepModel;
+use super::options::{AudioFormat, StreamRequest};
+use super::slots::Slot;
+use super::timeline::Timeline;
+use super::{Event, Input, Utterance, Word};
+use crate::wire::code::WarningCode;
+
+/// How late behind its sound a model may emit a letter: part of the virtual silence, so that a letter whose sound
+/// ends with the last sample is still heard.
+const EMISSION_DELAY: Duration = Duration::from_millis(200);
+
+/// What a stream can do next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// A whole segment of features is there: step it.
+    Step,
+    /// Wait for this many more units of audio (see [`Core::unit_bytes`]) or a control input.
+    Park {
+        /// Units that complete the next segment.
+        units: u64,
+    },
+    /// `done` was said.
+    Finished,
+}
+
+/// What follows once all audio so far is through.
+#[derive(Debug)]
+enum Then {
+    Flush { id: Option<String> },
+    Stop,
+}
+
+#[derive(Debug)]
+pub(super) struct Core {
+    model: Arc<dyn StepModel>,
+    slot: Slot,
+    pcm: Option<PcmDecoder>,
+    frontend: Frontend,
+    transcriber: Transcriber,
+    timeline: Timeline,
+    counters: Arc<Counters>,
+    partials: bool,
+    /// Decoded samples on their way into the front end; empty between calls.
+    samples: Vec<f32>,
+    /// Feature frames of the next segment.
+    features: Vec<f32>,
+    /// Log-probs of the last step.
+    log_probs: Vec<f32>,
+    /// Virtual silence was inserted: what to do once this many steps are done.
+    completing: Option<(u64, Then)>,
+    /// Audio has come since everything was last complete.
+    unfinished: bool,
+    /// Transcriber revision that the client has been told of.
+    told_revision: u64,
+    finals_sent: u64,
+    last_end: f64,
+    units_taken: u64,
+    warned_non_finite: bool,
+}
+
+impl std::fmt::Debug for dyn StepModel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "StepModel({})", self.id())
+    }
+}
+
+impl Core {
+    pub(super) fn new(
+        model: Arc<dyn StepModel>,
+        slot: Slot,
+        counters: Arc<Counters>,
+        request: &StreamRequest,
+    ) -> Result<Self, FrontendError> {
+        let frontend = Frontend::new(FrontendConfig {
+            input_rate_hz: request.input_rate_hz,
+            model_rate_hz: model.sample_rate_hz(),
+            features: model.features(),
+        })?;
+        let pcm = match request.format {
+            AudioFormat::Raw {
+                encoding,
+                channels,
+                selection,
+            } => Some(PcmDecoder::new(encoding, channels, selection)?),
+            AudioFormat::Samples => None,
+        };
+        let transcriber = Transcriber::new(
+            Arc::clone(model.tokens()),
+            model.output_frame_seconds(),
+            request.transcriber,
+        );
+        Ok(Self {
+            model,
+            slot,
+            pcm,
+            frontend,
+            transcriber,
+            timeline: Timeline::default(),
+            counters,
+            partials: request.partials,
+            samples: Vec::new(),
+            features: Vec::new(),
+            log_probs: Vec::new(),
+            completing: None,
+            unfinished: false,
+            told_revision: 0,
+            finals_sent: 0,
+            last_end: 0.0,
+            units_taken: 0,
+            warned_non_finite: false,
+        })
+    }
+
+    /// Bytes of one unit of audio: a sample of all channels, or 1 where decoded samples come in.
+    pub(super) fn unit_bytes(&self) -> u64 {
+        self.pcm.as_ref().map_or(1, |pcm| pcm.frame_bytes() as u64)
+    }
+
+    /// Takes inputs until a segment is complete, everything is done, or nothing more is there. `pop` gives the next
+    /// input, of audio at most so many units.
+    pub(super) fn advance(
+        &mut self,
+        mut pop: impl FnMut(u64) -> Option<Input>,
+        events: &mut Vec<Event>,
+    ) -> Next {
+        loop {
+            match self.completing.take() {
+                Some((until, then)) if self.slot.state().steps >= until => {
+                    if self.complete(then, events) {
+                        return Next::Finished;
+                    }
+                    continue;
+                }
+                other => self.completing = other,
+            }
+            if self.features.len() >= self.features_needed() {
+                return Next::Step;
+            }
+            let units = self.units_needed();
+            match pop(units) {
+                None => return Next::Park { units },
+                Some(Input::Audio(bytes)) => {
+                    if let Some(pcm) = &mut self.pcm {
+                        pcm.push(&bytes, &mut self.samples);
+                    }
+                    self.units_taken += bytes.len() as u64;
+                    self.hear(events);
+                }
+                Some(Input::Samples(samples)) => {
+                    self.units_taken += samples.len() as u64;
+                    self.samples = samples;
+                    self.hear(events);
+                }
+                Some(Input::Configure {
+                    partials,
+                    transcriber,
+                }) => {
+                    self.partials = partials;
+                    self.transcriber.configure(transcriber);
+                }
+                Some(Input::Flush { id }) => self.begin_completing(Then::Flush { id }),
+                Some(Input::Stop) => self.begin_completing(Then::Stop),
+            }
+        }
+    }
+
+    /// This stream's row of a batched step; only after [`Next::Step`].
+    pub(super) fn row(&mut self) -> StepRow<'_> {
+        let needed = self.features_needed();
+        StepRow {
+            state: self.slot.state_mut(),
+            features: self.features.get(..needed).unwrap_or_default(),
+            output: &mut self.log_probs,
+        }
+    }
+
+    /// Whether all log-probs of the last step are numbers.
+    pub(super) fn is_finite(&self) -> bool {
+        // −∞ is the log of 0, which a class may well have.
+        self.log_probs
+            .iter()
+            .all(|value| value.is_finite() || *value == f32::NEG_INFINITY)
+    }
+
+    /// Decodes the log-probs of the step that was just done, with `features` frames consumed by it.
+    pub(super) fn stepped(&mut self, consumed: usize, events: &mut Vec<Event>) {
+        self.features.drain(..consumed.min(self.features.len()));
+        let mut finals = Vec::new();
+        self.transcriber.accept(&self.log_probs, &mut finals);
+        for utterance in &finals {
+            self.push_final(utterance, events);
+        }
+        let revision = self.transcriber.revision();
+        if self.partials && revision != self.told_revision {
+            self.told_revision = revision;
+            if let Some(partial) = self.transcriber.partial() {
+                count(&self.counters.partials);
+                events.push(Event::Partial(self.on_the_wire(&partial)));
+            }
+        }
+    }
+
+    /// Feature values that the next step consumes.
+    pub(super) fn features_needed(&self) -> usize {
+        let geometry = self.model.geometry();
+        geometry.frames_needed(self.slot.state().steps) * geometry.num_features
+    }
+
+    /// Seconds of the client's audio that have been taken.
+    pub(super) fn audio_seconds(&self) -> f64 {
+        self.timeline.received() as f64 / f64::from(self.frontend.config().input_rate_hz)
+    }
+
+    /// Seconds of the client's audio at the end of the segment that comes next.
+    pub(super) fn next_segment_end(&self) -> f64 {
+        let geometry = self.model.geometry();
+        (self.slot.state().steps + 1) as f64 * geometry.segment_frames as f64 * self.frame_seconds()
+    }
+
+    /// Units of audio taken since the beginning.
+    pub(super) fn units_taken(&self) -> u64 {
+        self.units_taken
+    }
+
+    fn frame_seconds(&self) -> f64 {
+        self.model.output_frame_seconds() / self.model.geometry().subsampling as f64
+    }
+
+    /// Units of audio that complete the next segment.
+    fn units_needed(&self) -> u64 {
+        let num_features = self.model.geometry().num_features;
+        let missing = (self.features_needed() - self.features.len()).div_ceil(num_features);
+        let samples = self.frontend.samples_needed_for(missing as u64);
+        let carried = self.pcm.as_ref().map_or(0, PcmDecoder::pending_bytes) as u64;
+        (samples * self.unit_bytes()).saturating_sub(carried).max(1)
+    }
+
+    /// Pushes the decoded samples through the front end.
+    fn hear(&mut self, events: &mut Vec<Event>) {
+        self.unfinished |= !self.samples.is_empty();
+        self.timeline.receive(self.samples.len() as u64);
+        self.counters
+            .samples_decoded
+            .fetch_add(self.samples.len() as u64, Relaxed);
+        self.frontend.push(&self.samples, &mut self.features);
+        self.samples.clear();
+        if !self.warned_non_finite && self.pcm.as_ref().is_some_and(|pcm| pcm.non_finite_replaced() > 0) {
+            self.warned_non_finite = true;
+            events.push(Event::Warning {
+                code: WarningCode::NonFiniteAudio.as_str(),
+                message: "samples that are not finite numbers were taken as 0".into(),
+            });
+        }
+    }
+
+    /// Appends the silence that pushes every sample through all delays and fills the last segment.
+    fn begin_completing(&mut self, then: Then) {
+        let steps = self.slot.state().steps;
+        if !std::mem::take(&mut self.unfinished) {
+            self.completing = Some((steps, then));
+            return;
+        }
+        let geometry = self.model.geometry();
+        let heard = self.frontend.samples_received() as f64 / f64::from(self.frontend.config().input_rate_hz);
+        let frames = ((heard + EMISSION_DELAY.as_secs_f64()) / self.frame_seconds()).ceil() as u64;
+        let segments = frames.div_ceil(geometry.segment_frames as u64).max(steps);
+        let frames = segments * geometry.segment_frames as u64 + geometry.lookahead_frames as u64;
+        let missing = frames.saturating_sub(self.frontend.frames_emitted());
+        if missing > 0 {
+            let silence = self.frontend.samples_needed_for(missing);
+            self.frontend.push_silence(silence, &mut self.features);
+            self.timeline.insert_silence(silence);
+        }
+        self.completing = Some((segments, then));
+    }
+
+    /// Says what was promised for the moment when everything is through; `true` at the end of the stream.
+    fn complete(&mut self, then: Then, events: &mut Vec<Event>) -> bool {
+        if let Some(last) = self.transcriber.finish() {
+            self.push_final(&last, events);
+        }
+        self.told_revision = self.transcriber.revision();
+        match then {
+            Then::Flush { id } => {
+                events.push(Event::Flushed { id });
+                false
+            }
+            Then::Stop => {
+                events.push(Event::Done {
+                    audio_seconds: self.audio_seconds(),
+                    utterances: self.finals_sent,
+                });
+                true
+            }
+        }
+    }
+
+    fn push_final(&mut self, utterance: &transcript::Utterance, events: &mut Vec<Event>) {
+        let utterance = self.on_the_wire(utterance);
+        let grows = utterance.utterance == self.finals_sent && utterance.start >= self.last_end - 1e-9;
+        debug_assert!(
+            grows,
+            "I5: {utterance:?} after {} finals that end at {}",
+            self.finals_sent, self.last_end
+        );
+        if !grows {
+            count(&self.counters.promise_finals_broken);
+        }
+        self.last_end = utterance.end;
+        self.finals_sent += 1;
+        count(&self.counters.finals);
+        events.push(Event::Final(utterance));
+    }
+
+    /// An utterance with times in seconds of the client's audio.
+    fn on_the_wire(&mut self, utterance: &transcript::Utterance) -> Utterance {
+        let frame_seconds = self.model.output_frame_seconds();
+        let rate = f64::from(self.frontend.config().input_rate_hz);
+        let seconds = |frame: u64| {
+            let heard = (frame as f64 * frame_seconds * rate).round() as u64;
+            self.timeline.client_position(heard) as f64 / rate
+        };
+        let words = utterance
+            .words
+            .iter()
+            .map(|word| Word {
+                word: word.word.clone(),
+                start: seconds(word.start),
+                end: seconds(word.end),
+                confidence: word.confidence,
+            })
+            .collect();
+        let frames_done = self.transcriber.frames_seen();
+        let wire = Utterance {
+            utterance: utterance.utterance,
+            start: seconds(utterance.start),
+            end: seconds(utterance.end),
+            text: utterance.text(),
+            words,
+            stable_words: utterance.stable_words,
+            confidence: utterance.confidence,
+            audio_processed: seconds(frames_done),
+        };
+        let start = (utterance.start as f64 * frame_seconds * rate).floor() as u64;
+        self.timeline.forget_before(start);
+        wire
+    }
+}

@@ -1,0 +1,37 @@
+//! What the engine needs of a model: a seam, so that tests can step one that errs, panics, hangs or returns NaN.
+
+use std::sync::Arc;
+
+use waxwing_frontend::features::FeatureConfig;
+use waxwing_model::encoder::{Geometry, StateCache, StepRow};
+use waxwing_model::tokens::Tokens;
+
+/// A failed step, in words for the log.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StepFailed(pub String);
+
+/// A model that the engine can step; shared by all workers.
+pub trait StepModel: Send + Sync + 'static {
+    /// Name on the wire.
+    fn id(&self) -> &str;
+    /// Sizes of a step; `output_dim` is the number of classes.
+    fn geometry(&self) -> &Geometry;
+    /// Features that it was trained on.
+    fn features(&self) -> FeatureConfig;
+    /// Rate that they are made at.
+    fn sample_rate_hz(&self) -> u32;
+    /// Classes of its output.
+    fn tokens(&self) -> &Arc<Tokens>;
+    /// Duration of an output frame.
+    fn output_frame_seconds(&self) -> f64;
+    /// A fresh state for one slot; allocated once.
+    fn new_state(&self) -> StateCache;
+    /// Makes a used state as new.
+    fn reset(&self, state: &mut StateCache);
+    /// Advances every row by one segment and leaves `(output_frames, classes) f32` log-probs in each.
+    ///
+    /// # Errors
+    /// [`StepFailed`]; the rows' states are then unusable until reset.
+    fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), StepFailed>;
+}

@@ -1,0 +1,152 @@
+//! The one queue of ready segments, earliest deadline first. A pure data structure: time comes in, nothing waits.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// Whom a stream serves, and so how long its segments may wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Somebody is speaking: a segment is due one segment after its audio.
+    Live,
+    /// A file: its segments are due later, and come earlier the longer they have waited.
+    File,
+}
+
+/// A segment that can be stepped.
+#[derive(Debug)]
+pub struct Ready<T> {
+    /// When its result is due.
+    pub deadline: Instant,
+    /// Index of the model; rows of one batch share it.
+    pub model: usize,
+    /// Live or file.
+    pub class: Class,
+    /// What is to be stepped.
+    pub item: T,
+}
+
+/// Segments by deadline; equal deadlines leave in the order they came.
+#[derive(Debug)]
+pub struct ReadyQueue<T> {
+    entries: BTreeMap<(Instant, u64), Ready<T>>,
+    sequence: u64,
+}
+
+impl<T> Default for ReadyQueue<T> {
+    fn default() -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            sequence: 0,
+        }
+    }
+}
+
+impl<T> ReadyQueue<T> {
+    /// Adds a segment.
+    pub fn push(&mut self, ready: Ready<T>) {
+        self.entries.insert((ready.deadline, self.sequence), ready);
+        self.sequence += 1;
+    }
+
+    /// Segments waiting.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Takes the earliest segment and those next in line of the same model: at most `rows(model)` of them, of which
+    /// at most `file_rows(model)` come from files, so that a turn of files is over before it can make speech late.
+    pub fn pop_batch(
+        &mut self,
+        rows: impl Fn(usize) -> usize,
+        file_rows: impl Fn(usize) -> usize,
+    ) -> Vec<Ready<T>> {
+        let Some(model) = self.entries.values().next().map(|first| first.model) else {
+            return Vec::new();
+        };
+        let (limit, file_limit) = (rows(model).max(1), file_rows(model).max(1));
+        let mut files = 0;
+        let keys: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(_, ready)| ready.model == model)
+            .filter(|(_, ready)| match ready.class {
+                Class::Live => true,
+                Class::File => {
+                    files += 1;
+                    files <= file_limit
+                }
+            })
+            .take(limit)
+            .map(|(key, _)| *key)
+            .collect();
+        keys.iter().filter_map(|key| self.entries.remove(key)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use proptest::prelude::*;
+
+    use super::{Class, Ready, ReadyQueue};
+
+    fn fill(deadlines: &[(u64, usize, bool)]) -> ReadyQueue<usize> {
+        let start = Instant::now();
+        let mut queue = ReadyQueue::default();
+        for (item, &(at, model, file)) in deadlines.iter().enumerate() {
+            let class = if file { Class::File } else { Class::Live };
+            queue.push(Ready {
+                deadline: start + Duration::from_millis(at),
+                model,
+                class,
+                item,
+            });
+        }
+        queue
+    }
+
+    #[test]
+    fn equal_deadlines_leave_in_the_order_they_came() {
+        let mut queue = fill(&[(5, 0, false), (5, 0, false), (1, 0, false)]);
+        let order: Vec<_> = queue
+            .pop_batch(|_| 8, |_| 8)
+            .into_iter()
+            .map(|ready| ready.item)
+            .collect();
+        assert_eq!(order, [2, 0, 1]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_batch_is_the_earliest_rows_of_one_model_within_its_limits(
+            deadlines in prop::collection::vec((0_u64..50, 0_usize..3, any::<bool>()), 0..60),
+            rows in 1_usize..9, file_rows in 1_usize..4,
+        ) {
+            let mut queue = fill(&deadlines);
+            let mut seen = 0;
+            while !queue.is_empty() {
+                let earliest = queue.entries.values().next().map(|ready| ready.deadline);
+                let batch = queue.pop_batch(|_| rows, |_| file_rows);
+                prop_assert!(!batch.is_empty() && batch.len() <= rows);
+                prop_assert_eq!(batch.first().map(|ready| ready.deadline), earliest);
+                prop_assert!(batch.windows(2).all(|pair| pair[0].deadline <= pair[1].deadline));
+                prop_assert!(batch.iter().all(|ready| ready.model == batch[0].model));
+                prop_assert!(batch.iter().filter(|ready| ready.class == Class::File).count() <= file_rows);
+                // Nothing live of this model that is due earlier was passed over.
+                let last = batch[batch.len() - 1].deadline;
+                let passed_over = queue.entries.values().any(|left| {
+                    left.model == batch[0].model && left.class == Class::Live && left.deadline < last
+                });
+                prop_assert!(batch.len() == rows || !passed_over);
+                seen += batch.len();
+            }
+            prop_assert_eq!(seen, deadlines.len());
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! A worker: takes the most urgent rows, computes them as one batch, posts what they say, hands the cores back.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{error, warn};
+use waxwing_model::encoder::StepRow;
+
+use super::core::{Core, Next};
+use super::counters::count;
+use super::queue::{Class, Ready};
+use super::stream::{Place, StreamShared};
+use super::{Event, Input, Shared};
+use crate::wire::code::ErrorCode;
+
+/// A stream whose core a worker holds.
+struct Held {
+    stream: Arc<StreamShared>,
+    core: Box<Core>,
+    deadline: Instant,
+    events: Vec<Event>,
+    consumed: usize,
+}
+
+/// Why a worker's loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exit {
+    /// The engine is gone.
+    Shutdown,
+    /// Its scratch memory is not to be trusted any more.
+    Rebuild,
+}
+
+/// Works until the engine shuts down or a step fails.
+pub(super) fn run(shared: &Arc<Shared>, index: usize) -> Exit {
+    while let Some(batch) = shared.next_batch() {
+        let (mut ready, mut finished) = (Vec::with_capacity(batch.len()), Vec::new());
+        for Ready { deadline, item, .. } in batch {
+            if let Some((held, next)) = prepare(shared, item, deadline) {
+                match next {
+                    Next::Step => ready.push(held),
+                    Next::Park { .. } | Next::Finished => finished.push((held, next)),
+                }
+            }
+        }
+        for (held, next) in finished {
+            hand_back(shared, held, next);
+        }
+        if ready.is_empty() {
+            continue;
+        }
+        if step(shared, index, ready) == Verdict::Broken {
+            return Exit::Rebuild;
+        }
+    }
+    Exit::Shutdown
+}
+
+/// Takes a stream's core and brings it to its next step, or as far as its inputs go.
+fn prepare(shared: &Shared, stream: Arc<StreamShared>, deadline: Instant) -> Option<(Held, Next)> {
+    let mut core = {
+        let mut inner = stream.lock();
+        let core = inner.core.take()?;
+        if inner.abandoned {
+            drop(inner);
+            drop(core);
+            return None;
+        }
+        inner.place = Place::Running;
+        core
+    };
+    let mut events = Vec::new();
+    let next = core.advance(|units| stream.lock().pop(units), &mut events);
+    stream.drained();
+    if !events.is_empty() && next == Next::Step {
+        stream.post(shared, events.drain(..));
+    }
+    Some((
+        Held {
+            stream,
+            core,
+            deadline,
+            events,
+            consumed: 0,
+        },
+        next,
+    ))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Sound,
+    Broken,
+}
+
+/// Steps a batch and deals with every way it can go wrong.
+fn step(shared: &Arc<Shared>, index: usize, mut held: Vec<Held>) -> Verdict {
+    let model_index = held.first().map_or(0, |first| first.stream.model);
+    let model = shared.model(model_index);
+    let watch = shared.watch(index, &held.iter().map(|row| &row.stream).collect::<Vec<_>>());
+    let started = Instant::now();
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let mut rows: Vec<StepRow<'_>> = Vec::with_capacity(held.len());
+        for row in &mut held {
+            row.consumed = row.core.features_needed();
+            rows.push(row.core.row());
+        }
+        model.step(&mut rows)
+    }));
+    let took = started.elapsed();
+    let survived = watch.end();
+    if !survived {
+        // The watchdog has failed these streams already; what came so late is nobody's.
+        return Verdict::Broken;
+    }
+    let cause = match outcome {
+        Ok(Ok(())) => None,
+        Ok(Err(failed)) => Some(failed.to_string()),
+        Err(panic) => Some(format!("panic: {}", panic_text(panic.as_ref()))),
+    };
+    if let Some(cause) = cause {
+        error!(
+            rows = held.len(),
+            cause, "step failed; its sessions end and the worker is rebuilt"
+        );
+        count(&shared.counters.steps_failed);
+        for row in held {
+            fail(
+                shared,
+                row,
+                ErrorCode::EngineFailed,
+                "the recognition engine failed; connect again",
+            );
+        }
+        return Verdict::Broken;
+    }
+    note_step(shared, &held, started, took);
+    let mut non_finite = 0;
+    for mut row in held {
+        if !row.core.is_finite() {
+            non_finite += 1;
+            count(&shared.counters.non_finite_rows);
+            warn!(
+                session = row.stream.id,
+                "the encoder's output is not finite; the session ends"
+            );
+            fail(
+                shared,
+                row,
+                ErrorCode::NonFinite,
+                "the model could not make sense of this audio; connect again",
+            );
+            continue;
+        }
+        row.core.stepped(row.consumed, &mut row.events);
+        // What is left in the inbox decides what comes next: more steps, an answer, or waiting.
+        let stream = Arc::clone(&row.stream);
+        let next = row
+            .core
+            .advance(|units| stream.lock().pop(units), &mut row.events);
+        stream.drained();
+        hand_back(shared, row, next);
+    }
+    if non_finite >= 2 {
+        error!(
+            non_finite,
+            "several rows of one step are not finite: the worker is rebuilt"
+        );
+        return Verdict::Broken;
+    }
+    Verdict::Sound
+}
+
+/// Counts a step and tells admission how late and how long its live rows were.
+fn note_step(shared: &Shared, held: &[Held], started: Instant, took: Duration) {
+    let ended = started + took;
+    count(&shared.counters.steps);
+    shared
+        .counters
+        .rows
+        .fetch_add(held.len() as u64, std::sync::atomic::Ordering::Relaxed);
+    shared.counters.step_time.observe(took);
+    let live: Vec<&Held> = held
+        .iter()
+        .filter(|row| row.stream.class == Class::Live)
+        .collect();
+    let Some(earliest) = live.iter().map(|row| row.deadline).min() else {
+        return;
+    };
+    for row in &live {
+        let late = ended.saturating_duration_since(row.deadline);
+        shared.counters.lateness.observe(late);
+        if !late.is_zero() {
+            count(&shared.counters.late_rows);
+        }
+    }
+    let lateness = if ended > earliest {
+        (ended - earliest).as_secs_f64()
+    } else {
+        -(earliest - ended).as_secs_f64()
+    };
+    let work = took.as_secs_f64() * live.len() as f64 / held.len() as f64;
+    shared
+        .pool
+        .with_admission(|admission| admission.observe(ended, lateness, work));
+}
+
+/// Gives the core back to its stream, or to the pool when the stream is over, and queues what is ready again.
+fn hand_back(shared: &Arc<Shared>, held: Held, next: Next) {
+    let Held {
+        stream, core, events, ..
+    } = held;
+    let finished = next == Next::Finished;
+    if finished {
+        let received = stream.lock().units_received();
+        let whole = received == core.units_taken();
+        debug_assert!(
+            whole || stream.lock().abandoned,
+            "I9: {received} units in, {} taken",
+            core.units_taken()
+        );
+        if !whole && !stream.lock().abandoned {
+            count(&shared.counters.promise_samples_broken);
+        }
+        count(&shared.counters.streams_done);
+        // The slot is free before the client reads `done`: who reconnects at once finds it.
+        drop(core);
+        stream.post(shared, events);
+        return;
+    }
+    stream.post(shared, events);
+    let end = core.next_segment_end();
+    let mut inner = stream.lock();
+    if inner.abandoned {
+        drop(inner);
+        drop(core);
+        return;
+    }
+    inner.next_segment_end = end;
+    inner.core = Some(core);
+    let ready = match next {
+        Next::Step => true,
+        Next::Park { units } => {
+            inner.needed_units = units;
+            inner.is_ready()
+        }
+        Next::Finished => false,
+    };
+    inner.place = if ready { Place::Queued } else { Place::Parked };
+    drop(inner);
+    if ready {
+        shared.enqueue(&stream, end);
+    }
+}
+
+fn fail(shared: &Shared, held: Held, code: ErrorCode, message: &str) {
+    let Held {
+        stream, core, events, ..
+    } = held;
+    drop(core);
+    stream.post(shared, events);
+    stream.fail(shared, code, message);
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+/// What a stream is told when the engine drains: as if its client had said `stop`.
+pub(super) fn stop(shared: &Shared, stream: &Arc<StreamShared>) {
+    // Already stopped or ended: nothing to do.
+    let _ = stream.push(shared, Input::Stop);
+}
