@@ -26,6 +26,21 @@ struct Atom {
     end: u64,
 }
 
+/// Whether the index comes before the audio, so that the file can be read from front to back.
+pub(super) fn index_comes_first(source: &mut Source) -> bool {
+    let whole = Atom {
+        kind: *b"file",
+        start: 0,
+        end: source.len(),
+    };
+    let atoms = children(source, &whole);
+    let place = |kind: &[u8; 4]| atoms.iter().position(|atom| &atom.kind == kind);
+    match (place(b"moov"), place(b"mdat")) {
+        (Some(index), Some(audio)) => index < audio,
+        _ => false,
+    }
+}
+
 /// The edit of the first audio track; None when there is none, or one of several parts. Leaves `source` anywhere.
 pub(super) fn edit(source: &mut Source) -> Option<Edit> {
     let whole = Atom {

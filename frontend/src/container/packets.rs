@@ -118,10 +118,10 @@ impl PacketDecoder {
         } else {
             None
         };
-        source.rewind()?;
-        if kind == Kind::Webm {
+        if kind == Kind::Webm || kind == Kind::M4a && m4a::index_comes_first(&mut source) {
             source.hide_end();
         }
+        source.rewind()?;
         let format = guarded(kind, || {
             let stream = MediaSourceStream::new(Box::new(source), MediaSourceStreamOptions::default());
             let metadata = MetadataOptions::default()

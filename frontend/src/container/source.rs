@@ -19,7 +19,8 @@ pub(super) struct Source {
     /// Where the file begins for its readers: after a tag that stands in front of it.
     start: u64,
     length: u64,
-    /// Show symphonia a stream without an end: its WebM reader refuses a file whose declared length is not reached.
+    /// Show symphonia a stream without an end: its readers of WebM and M4A refuse a file whose declared length is not
+    /// reached, and read what is there of a stream.
     endless: bool,
     deadline: Option<Instant>,
 }

@@ -168,6 +168,7 @@ fn a_file_that_ends_early_gives_what_is_there() {
         ("clip.mp3", 0.6, true),
         ("clip.opus", 0.6, true),
         ("clip.vorbis.ogg", 0.95, true),
+        ("clip.stereo.m4a", 0.7, true),
         ("clip.webm", 0.6, false),
         ("clip.live.webm", 0.6, false),
     ] {
