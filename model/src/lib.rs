@@ -6,10 +6,21 @@
 //! The path through this crate: features → [`encoder::StreamingEncoder::step`] over a compact batch of
 //! sessions → log-probs → CTC decoder → words.
 
+#![deny(unsafe_code)]
+
+pub mod config;
 pub mod ctc;
+pub mod encode;
 pub mod encoder;
 pub mod endpoint;
+pub mod error;
 pub mod evaluation;
 pub mod hypothesis;
+pub mod loader;
+pub mod model;
 pub mod tokens;
 pub mod transcript;
+
+pub use config::Config;
+pub use error::ModelError;
+pub use model::Model;

@@ -5,6 +5,8 @@
 //! can. So sessions of any age batch together, a result can never reach the wrong session, and a session can be
 //! serialised.
 
+use crate::error::ModelError;
+
 /// What one step of an encoder consumes and produces. All lengths in feature frames unless said otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Geometry {
@@ -56,4 +58,23 @@ pub struct StepRow<'a> {
     pub features: &'a [f32],
     /// Receives `(output_frames, output_dim) f32` row-major; cleared first.
     pub output: &'a mut Vec<f32>,
+}
+
+/// A live encoder. It holds weights only: any thread may step any session's state, several threads at once.
+pub trait StreamingEncoder: Send + Sync {
+    /// What a step consumes and produces.
+    fn geometry(&self) -> &Geometry;
+
+    /// Allocates the state of a new session.
+    fn new_state(&self) -> StateCache;
+
+    /// Makes a state as good as new, whatever it holds. Does not allocate.
+    fn reset(&self, state: &mut StateCache);
+
+    /// Advances every row by one segment: compact, in any order, sessions of any age together. A row's output and
+    /// state do not depend on the other rows, not even when those hold NaN (promise I3: within 1e-4).
+    ///
+    /// # Errors
+    /// [`ModelError::FeatureCount`] and [`ModelError::StateSize`]; then no state has been changed.
+    fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), ModelError>;
 }

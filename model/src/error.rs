@@ -1,0 +1,72 @@
+//! What can go wrong between a model directory and log-probs.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// Any failure of this crate. Messages are lower case and name what was expected and what was found.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// A file of a model directory cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A model directory does not hold a usable model. Lists every problem found, not only the first.
+    #[error("{}", ProblemList(problems))]
+    Invalid {
+        /// Each one names the file, the field or tensor, and what was expected and found.
+        problems: Vec<String>,
+    },
+    /// A row of a step has the wrong number of feature values.
+    #[error("row {row} of the step holds {actual} feature values, expected {expected}")]
+    FeatureCount {
+        /// Index of the row in the batch.
+        row: usize,
+        /// Values that the state's age calls for.
+        expected: usize,
+        /// Values given.
+        actual: usize,
+    },
+    /// A row of a step carries the state of another encoder.
+    #[error("row {row} of the step has a state cache of {actual} values, expected {expected}")]
+    StateSize {
+        /// Index of the row in the batch.
+        row: usize,
+        /// Values that this encoder keeps for a session.
+        expected: usize,
+        /// Values of the state given.
+        actual: usize,
+    },
+    /// Tensors given to a whole-utterance call do not fit the model or one another.
+    #[error("{name}: expected {expected}, found {actual}")]
+    Input {
+        /// Which input.
+        name: &'static str,
+        /// What it has to be.
+        expected: String,
+        /// What it was.
+        actual: String,
+    },
+    /// A tensor operation failed.
+    #[error("tensor operation failed: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
+
+struct ProblemList<'a>(&'a [String]);
+
+impl fmt::Display for ProblemList<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let [only] = self.0 {
+            return write!(f, "unusable model: {only}");
+        }
+        write!(f, "unusable model, {} problems:", self.0.len())?;
+        for problem in self.0 {
+            write!(f, "\n  {problem}")?;
+        }
+        Ok(())
+    }
+}
