@@ -155,10 +155,15 @@ impl Config {
     /// # Errors
     /// [`ModelError::Invalid`] for text that is not such a JSON object, and with every contradiction found.
     pub fn from_json(json: &str) -> Result<Self, ModelError> {
-        let config: Self = serde_json::from_str(json)
-            .map_err(|error| ModelError::Invalid { problems: vec![format!("config.json: {error}")] })?;
+        let config: Self = serde_json::from_str(json).map_err(|error| ModelError::Invalid {
+            problems: vec![format!("config.json: {error}")],
+        })?;
         let problems = config.problems();
-        if problems.is_empty() { Ok(config) } else { Err(ModelError::Invalid { problems }) }
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(ModelError::Invalid { problems })
+        }
     }
 
     fn problems(&self) -> Vec<String> {
@@ -170,8 +175,14 @@ impl Config {
         };
         let encoder = &self.encoder;
         let dim = encoder.dim();
-        require(self.format == FORMAT, format!("format: expected {FORMAT}, found {}", self.format));
-        require(!self.id.is_empty(), "id: expected a name, found an empty string".into());
+        require(
+            self.format == FORMAT,
+            format!("format: expected {FORMAT}, found {}", self.format),
+        );
+        require(
+            !self.id.is_empty(),
+            "id: expected a name, found an empty string".into(),
+        );
         require(
             (8_000..=192_000).contains(&self.sample_rate),
             format!("sample_rate: expected 8000 to 192000, found {}", self.sample_rate),
@@ -194,7 +205,10 @@ impl Config {
         ];
         for (name, size) in sizes.into_iter().chain(lengths) {
             // Far above any real model; keeps the products of sizes below from overflowing.
-            require(size <= 1 << 20, format!("encoder.{name}: expected at most {}, found {size}", 1 << 20));
+            require(
+                size <= 1 << 20,
+                format!("encoder.{name}: expected at most {}, found {size}", 1 << 20),
+            );
         }
         require(
             encoder.num_heads == 0 || dim % encoder.num_heads == 0,

@@ -5,6 +5,9 @@
 //! can. So sessions of any age batch together, a result can never reach the wrong session, and a session can be
 //! serialised.
 
+pub mod emformer;
+mod kernels;
+
 use crate::error::ModelError;
 
 /// What one step of an encoder consumes and produces. All lengths in feature frames unless said otherwise.

@@ -1,0 +1,523 @@
+//! The served Emformer: one step for a compact batch of sessions of any age, on plain slices, single-threaded.
+//!
+//! Norms, projections, feed-forward and head run over the rows of all sessions at once; attention runs session by
+//! session over its own rings. The right context's copy of a segment is computed with it and thrown away, as in
+//! the original, but its stem outputs are kept for the next step.
+//!
+//! Layout of a session's values: stem ([`Stem::state_len`]) · frames of the pending right context `(R, dim)` · for each
+//! layer keys `(LC, dim)`, values `(LC, dim)`, memories `(M, dim)`. Frame `t` of the stream sits in ring row `t mod LC`,
+//! segment `s` in memory row `s mod M`; how many rows are valid follows from the number of steps, so rows that were
+//! never written are never read.
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::config::{Architecture, Config, EmformerConfig, OutputNorm};
+use crate::encoder::kernels::{Linear, Norm, activate, log_softmax_rows};
+use crate::encoder::{Geometry, StateCache, StepRow, StreamingEncoder};
+use crate::error::ModelError;
+use crate::loader::Weights;
+
+use super::attention::{Attention, AttentionRows};
+use super::geometry;
+use super::stem::{Stem, StemRow, StemScratch};
+
+/// Sessions that share one pass through the layers. Larger groups gain nothing in the products and lose the cache.
+const GROUP: usize = 8;
+
+struct Layer {
+    norm_input: Norm,
+    /// Queries (already scaled), keys, values side by side.
+    query_key_value: Linear,
+    out_proj: Linear,
+    norm_feed_forward: Norm,
+    expand: Linear,
+    contract: Linear,
+    norm_output: Option<Norm>,
+}
+
+/// An Emformer that is served: weights shared by all threads, state in each session's [`StateCache`].
+pub struct Emformer {
+    encoder: EmformerConfig,
+    geometry: Geometry,
+    attention: Attention,
+    stem: Option<Stem>,
+    layers: Vec<Layer>,
+    norm: Option<Norm>,
+    head: Option<Linear>,
+    /// Buffers of finished steps, taken by the next ones: as many as threads ever stepped at once.
+    scratch: Mutex<Vec<Scratch>>,
+}
+
+/// Buffers of one step; kept, so that a step at work allocates nothing.
+#[derive(Default)]
+struct Scratch {
+    stem: StemScratch,
+    /// Output of the stem for the new frames of all rows.
+    embedded: Vec<f32>,
+    /// `(sessions · (R + L), dim)`, right context first: the residual stream.
+    stream: Vec<f32>,
+    /// Memories of this step that enter a layer, `(sessions, dim)`.
+    memories: Vec<f32>,
+    /// For each session memories, right context, utterance, summary: normed, but for the memories.
+    normed: Vec<f32>,
+    projected: Vec<f32>,
+    scores: Vec<f32>,
+    attended: Vec<f32>,
+    mixed: Vec<f32>,
+    hidden: Vec<f32>,
+}
+
+/// Where one session's rows lie and how much of its rings may be read.
+struct Session {
+    index: usize,
+    /// First row in `normed` and `projected`.
+    first_row: usize,
+    num_left: usize,
+    num_memories: usize,
+}
+
+impl Emformer {
+    /// Builds the encoder, with a CTC head (log-softmax) when the configuration has one.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] when a tensor of [`super::expected_tensors`] is missing.
+    pub fn new(config: &Config, weights: &Weights) -> Result<Self, ModelError> {
+        let encoder = config.encoder.clone();
+        let dim = encoder.dim();
+        let linear = |name: &str, inputs: usize| -> Result<Linear, ModelError> {
+            let weight = weights.values(&format!("{name}.weight"))?;
+            Ok(Linear::new(
+                &weight,
+                weights.values(&format!("{name}.bias"))?,
+                inputs,
+            ))
+        };
+        let norm = |name: &str| -> Result<Norm, ModelError> {
+            Ok(Norm::new(
+                weights.values(&format!("{name}.weight"))?,
+                weights.values(&format!("{name}.bias"))?,
+            ))
+        };
+        let layer = |index: usize| -> Result<Layer, ModelError> {
+            let prefix = format!("emformer_layers.{index}");
+            let scale = ((dim / encoder.num_heads) as f32).powf(-0.5);
+            let joined = |kind: &str| -> Result<Vec<f32>, ModelError> {
+                let mut values = weights.values(&format!("{prefix}.attention.emb_to_query.{kind}"))?;
+                values.iter_mut().for_each(|value| *value *= scale);
+                values.extend(weights.values(&format!("{prefix}.attention.emb_to_key_value.{kind}"))?);
+                Ok(values)
+            };
+            Ok(Layer {
+                norm_input: norm(&format!("{prefix}.layer_norm_input"))?,
+                query_key_value: Linear::new(&joined("weight")?, joined("bias")?, dim),
+                out_proj: linear(&format!("{prefix}.attention.out_proj"), dim)?,
+                norm_feed_forward: norm(&format!("{prefix}.pos_ff.0"))?,
+                expand: linear(&format!("{prefix}.pos_ff.1"), dim)?,
+                contract: linear(&format!("{prefix}.pos_ff.4"), encoder.ffn_dim)?,
+                norm_output: match encoder.output_norm {
+                    OutputNorm::PerLayer => Some(norm(&format!("{prefix}.layer_norm_output"))?),
+                    OutputNorm::Final => None,
+                },
+            })
+        };
+        let stem = match config.architecture {
+            Architecture::Emformer => None,
+            Architecture::WhisperEmformer => {
+                let period = encoder.position_period.unwrap_or(1);
+                Some(Stem::new(weights, encoder.input_dim, dim, period)?)
+            }
+        };
+        let head = config.ctc.as_ref().map(|_| linear("head", dim)).transpose()?;
+        Ok(Self {
+            geometry: geometry(config, head.as_ref().map_or(dim, Linear::outputs)),
+            attention: Attention {
+                dim,
+                num_heads: encoder.num_heads,
+                negative_inf: encoder.negative_inf as f32,
+            },
+            stem,
+            layers: (0..encoder.num_layers).map(layer).collect::<Result<_, _>>()?,
+            norm: match encoder.output_norm {
+                OutputNorm::PerLayer => None,
+                OutputNorm::Final => Some(norm("layer_norm")?),
+            },
+            head,
+            encoder,
+            scratch: Mutex::default(),
+        })
+    }
+
+    /// Multiplications of two `f32` in the matrix products of one session's step, for comparing with what the
+    /// machine can do. Attention is counted with full rings.
+    pub fn products_per_step(&self) -> u64 {
+        let encoder = &self.encoder;
+        let (dim, ffn) = (encoder.dim(), encoder.ffn_dim);
+        let (right, segment) = (encoder.right_context_length, encoder.segment_length);
+        let summary = usize::from(encoder.max_memory_size > 0);
+        let keys = encoder.max_memory_size + right + segment + encoder.left_context_length;
+        let layers: usize = (0..encoder.num_layers)
+            .map(|layer| {
+                let is_last = layer + 1 == encoder.num_layers;
+                let queries = if is_last {
+                    segment
+                } else {
+                    right + segment + summary
+                };
+                let rows = if is_last { segment } else { right + segment };
+                (encoder.max_memory_size + right + segment + summary) * 3 * dim * dim
+                    + queries * (2 * keys * dim + dim * dim)
+                    + rows * 2 * dim * ffn
+            })
+            .sum();
+        let stem = match self.stem {
+            Some(_) => segment * super::STEM_TAPS * dim * (super::STEM_SUBSAMPLING * encoder.input_dim + dim),
+            None => 0,
+        };
+        let head = self
+            .head
+            .as_ref()
+            .map_or(0, |head| segment * dim * head.outputs());
+        (layers + stem + head) as u64
+    }
+
+    fn stem_state_len(&self) -> usize {
+        self.stem.as_ref().map_or(0, Stem::state_len)
+    }
+
+    /// Values of one layer in a session's state.
+    fn layer_state_len(&self) -> usize {
+        (2 * self.encoder.left_context_length + self.encoder.max_memory_size) * self.encoder.dim()
+    }
+
+    fn state_len(&self) -> usize {
+        self.stem_state_len()
+            + self.encoder.right_context_length * self.encoder.dim()
+            + self.encoder.num_layers * self.layer_state_len()
+    }
+
+    fn check(&self, rows: &[StepRow<'_>]) -> Result<(), ModelError> {
+        for (row, step) in rows.iter().enumerate() {
+            let (expected, actual) = (self.state_len(), step.state.values.len());
+            if expected != actual {
+                return Err(ModelError::StateSize {
+                    row,
+                    expected,
+                    actual,
+                });
+            }
+            let expected = self.geometry.frames_needed(step.state.steps) * self.geometry.num_features;
+            let actual = step.features.len();
+            if expected != actual {
+                return Err(ModelError::FeatureCount {
+                    row,
+                    expected,
+                    actual,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn step_group(&self, rows: &mut [StepRow<'_>], scratch: &mut Scratch) {
+        let dim = self.encoder.dim();
+        let segment = self.encoder.segment_length;
+        self.embed(rows, scratch);
+        if self.encoder.max_memory_size > 0 {
+            self.first_memories(rows.len(), scratch);
+        }
+        for index in 0..self.layers.len() {
+            self.run_layer(index, rows, scratch);
+        }
+        // The last layer has left only the utterance's rows, session after session.
+        let count = rows.len() * segment;
+        let encoded = &mut scratch.stream[..count * dim];
+        if let Some(norm) = &self.norm {
+            norm.apply_in_place(encoded);
+        }
+        for (row, encoded) in rows.iter_mut().zip(encoded.chunks_exact(segment * dim)) {
+            row.state.steps += 1;
+            row.output.clear();
+            match &self.head {
+                None => row.output.extend_from_slice(encoded),
+                Some(head) => {
+                    row.output.resize(segment * head.outputs(), 0.0);
+                    head.apply(segment, encoded, row.output);
+                    log_softmax_rows(row.output, head.outputs());
+                }
+            }
+        }
+    }
+
+    /// Fills `stream` with each session's right context and utterance, and keeps the right context in the state.
+    fn embed(&self, rows: &mut [StepRow<'_>], scratch: &mut Scratch) {
+        let dim = self.encoder.dim();
+        let (segment, right) = (self.encoder.segment_length, self.encoder.right_context_length);
+        let stem_len = self.stem_state_len();
+        scratch.embedded.clear();
+        if let Some(stem) = &self.stem {
+            let mut stem_rows: Vec<StemRow<'_>> = rows
+                .iter_mut()
+                .map(|row| {
+                    let is_first = row.state.steps == 0;
+                    let position = if is_first {
+                        0
+                    } else {
+                        row.state.steps * segment as u64 + right as u64
+                    };
+                    StemRow {
+                        carried: &mut row.state.values[..stem_len],
+                        features: row.features,
+                        is_first,
+                        position,
+                    }
+                })
+                .collect();
+            stem.run(&mut stem_rows, &mut scratch.stem, &mut scratch.embedded);
+        } else {
+            rows.iter()
+                .for_each(|row| scratch.embedded.extend_from_slice(row.features));
+        }
+        scratch.stream.clear();
+        let mut embedded = scratch.embedded.as_slice();
+        for row in rows.iter_mut() {
+            let is_first = row.state.steps == 0;
+            let pending = &mut row.state.values[stem_len..][..right * dim];
+            let new_frames = if is_first { segment + right } else { segment };
+            let (new, rest) = embedded.split_at(new_frames * dim);
+            embedded = rest;
+            // The window is the pending frames, unless this is the first step, and the new ones. Its first L frames
+            // are the utterance, its last R the right context, which goes in front.
+            let held: &[f32] = if is_first { &[] } else { pending };
+            let from_held = held.len().saturating_sub(segment * dim);
+            let from_new = right * dim - from_held;
+            scratch.stream.extend_from_slice(&held[held.len() - from_held..]);
+            scratch.stream.extend_from_slice(&new[new.len() - from_new..]);
+            let utterance_held = held.len() - from_held;
+            scratch.stream.extend_from_slice(&held[..utterance_held]);
+            scratch
+                .stream
+                .extend_from_slice(&new[..segment * dim - utterance_held]);
+            let begin = scratch.stream.len() - (segment + right) * dim;
+            pending.copy_from_slice(&scratch.stream[begin..][..right * dim]);
+        }
+    }
+
+    /// The first layer's memories: means of the segments as they come.
+    fn first_memories(&self, sessions: usize, scratch: &mut Scratch) {
+        let dim = self.encoder.dim();
+        let (segment, right) = (self.encoder.segment_length, self.encoder.right_context_length);
+        scratch.memories.resize(sessions * dim, 0.0);
+        let blocks = scratch.stream.chunks_exact((right + segment) * dim);
+        for (memory, block) in scratch.memories.chunks_exact_mut(dim).zip(blocks) {
+            mean_of_rows(&block[right * dim..], memory);
+        }
+    }
+
+    fn run_layer(&self, index: usize, rows: &mut [StepRow<'_>], scratch: &mut Scratch) {
+        let layer = &self.layers[index];
+        let dim = self.encoder.dim();
+        let (segment, right) = (self.encoder.segment_length, self.encoder.right_context_length);
+        let window = right + segment;
+        let is_last = index + 1 == self.layers.len();
+        let num_summaries = usize::from(self.encoder.max_memory_size > 0);
+        let state_begin = self.stem_state_len() + right * dim + index * self.layer_state_len();
+        let ring_len = self.encoder.left_context_length * dim;
+
+        // What nobody reads after the last layer is not computed: right context and summaries are keys only there.
+        let skipped = if is_last { right } else { 0 };
+        let summaries_out = if is_last { 0 } else { num_summaries };
+        let num_queries = window - skipped + summaries_out;
+
+        let sessions = self.gather(state_begin, rows, layer, scratch);
+        let count = scratch.normed.len() / dim;
+        scratch.projected.resize(count * 3 * dim, 0.0);
+        layer
+            .query_key_value
+            .apply(count, &scratch.normed, &mut scratch.projected);
+
+        scratch.attended.resize(rows.len() * num_queries * dim, 0.0);
+        for ((session, row), attended) in sessions
+            .iter()
+            .zip(rows.iter_mut())
+            .zip(scratch.attended.chunks_exact_mut(num_queries * dim))
+        {
+            let state = &mut row.state.values[state_begin..][..self.layer_state_len()];
+            let (keys, rest) = state.split_at_mut(ring_len);
+            let (values, memories) = rest.split_at_mut(ring_len);
+            let num_rows = session.num_memories + window + num_summaries;
+            let projected = &scratch.projected[session.first_row * 3 * dim..][..num_rows * 3 * dim];
+            let attention_rows = AttentionRows {
+                projected,
+                first_query: session.num_memories + skipped,
+                num_queries,
+                num_keys: session.num_memories + window,
+                num_memories: session.num_memories,
+                has_summary: summaries_out > 0,
+                left_keys: &keys[..session.num_left * dim],
+                left_values: &values[..session.num_left * dim],
+            };
+            self.attention.run(&attention_rows, &mut scratch.scores, attended);
+            let utterance = &projected[(session.num_memories + right) * 3 * dim..][..segment * 3 * dim];
+            self.remember(row.state.steps, utterance, keys, values);
+            if num_summaries > 0 {
+                let slot = (row.state.steps % self.encoder.max_memory_size as u64) as usize;
+                memories[slot * dim..][..dim]
+                    .copy_from_slice(&scratch.memories[session.index * dim..][..dim]);
+            }
+        }
+
+        let count = rows.len() * num_queries;
+        scratch.mixed.resize(count * dim, 0.0);
+        layer.out_proj.apply(count, &scratch.attended, &mut scratch.mixed);
+        let kept = window - skipped;
+        for (index, mixed) in scratch.mixed[..count * dim]
+            .chunks_exact(num_queries * dim)
+            .enumerate()
+        {
+            let from = (index * window + skipped) * dim;
+            scratch
+                .stream
+                .copy_within(from..from + kept * dim, index * kept * dim);
+            let stream = &mut scratch.stream[index * kept * dim..][..kept * dim];
+            stream
+                .iter_mut()
+                .zip(mixed)
+                .for_each(|(value, mixed)| *value += mixed);
+            if summaries_out > 0 {
+                let memory = &mut scratch.memories[index * dim..][..dim];
+                let squash = |value: f32| {
+                    if self.encoder.tanh_on_mem {
+                        value.tanh()
+                    } else {
+                        value.clamp(-10.0, 10.0)
+                    }
+                };
+                memory
+                    .iter_mut()
+                    .zip(&mixed[kept * dim..])
+                    .for_each(|(memory, &value)| *memory = squash(value));
+            }
+        }
+
+        let count = rows.len() * kept;
+        let stream = &mut scratch.stream[..count * dim];
+        layer
+            .norm_feed_forward
+            .apply(stream, &mut scratch.mixed[..count * dim]);
+        scratch.hidden.resize(count * self.encoder.ffn_dim, 0.0);
+        layer.expand.apply(count, &scratch.mixed, &mut scratch.hidden);
+        activate(
+            &mut scratch.hidden[..count * self.encoder.ffn_dim],
+            self.encoder.activation,
+        );
+        layer.contract.apply_adding(count, &scratch.hidden, stream);
+        if let Some(norm) = &layer.norm_output {
+            norm.apply_in_place(stream);
+        }
+    }
+
+    /// Fills `normed` with what the layer projects, and says where each session's rows are.
+    fn gather(
+        &self,
+        state_begin: usize,
+        rows: &[StepRow<'_>],
+        layer: &Layer,
+        scratch: &mut Scratch,
+    ) -> Vec<Session> {
+        let encoder = &self.encoder;
+        let dim = encoder.dim();
+        let (segment, right) = (encoder.segment_length, encoder.right_context_length);
+        let window = right + segment;
+        let num_summaries = usize::from(encoder.max_memory_size > 0);
+        let memories_begin = state_begin + 2 * encoder.left_context_length * dim;
+        let mut sessions = Vec::with_capacity(rows.len());
+        scratch.normed.clear();
+        for (index, row) in rows.iter().enumerate() {
+            let steps = row.state.steps;
+            let session = Session {
+                index,
+                first_row: scratch.normed.len() / dim,
+                num_left: at_most(encoder.left_context_length, steps.saturating_mul(segment as u64)),
+                num_memories: at_most(encoder.max_memory_size, steps),
+            };
+            let memories = &row.state.values[memories_begin..][..session.num_memories * dim];
+            scratch.normed.extend_from_slice(memories);
+            let begin = scratch.normed.len();
+            scratch.normed.resize(begin + (window + num_summaries) * dim, 0.0);
+            let (normed, summary) = scratch.normed[begin..].split_at_mut(window * dim);
+            layer
+                .norm_input
+                .apply(&scratch.stream[index * window * dim..][..window * dim], normed);
+            if num_summaries > 0 {
+                mean_of_rows(&normed[right * dim..], summary);
+            }
+            sessions.push(session);
+        }
+        sessions
+    }
+
+    /// Writes the segment's keys and values to the rings.
+    fn remember(&self, steps: u64, utterance: &[f32], keys: &mut [f32], values: &mut [f32]) {
+        let dim = self.encoder.dim();
+        let (segment, left) = (self.encoder.segment_length, self.encoder.left_context_length);
+        if left == 0 {
+            return;
+        }
+        // Only the last LC frames of a longer segment would survive.
+        let skipped = segment.saturating_sub(left);
+        let first =
+            ((steps.wrapping_mul(segment as u64).wrapping_add(skipped as u64)) % left as u64) as usize;
+        for (offset, projected) in utterance.chunks_exact(3 * dim).skip(skipped).enumerate() {
+            let slot = (first + offset) % left * dim;
+            keys[slot..][..dim].copy_from_slice(&projected[dim..2 * dim]);
+            values[slot..][..dim].copy_from_slice(&projected[2 * dim..]);
+        }
+    }
+}
+
+impl StreamingEncoder for Emformer {
+    fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    fn new_state(&self) -> StateCache {
+        StateCache {
+            values: vec![0.0; self.state_len()].into_boxed_slice(),
+            steps: 0,
+        }
+    }
+
+    fn reset(&self, state: &mut StateCache) {
+        state.values.fill(0.0);
+        state.steps = 0;
+    }
+
+    fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), ModelError> {
+        self.check(rows)?;
+        let idle = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut scratch = idle.unwrap_or_default();
+        for group in rows.chunks_mut(GROUP) {
+            self.step_group(group, &mut scratch);
+        }
+        self.scratch
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(scratch);
+        Ok(())
+    }
+}
+
+/// `limit`, or the count while it is lower.
+fn at_most(limit: usize, count: u64) -> usize {
+    usize::try_from(count).map_or(limit, |count| count.min(limit))
+}
+
+fn mean_of_rows(rows: &[f32], mean: &mut [f32]) {
+    mean.fill(0.0);
+    let mut count = 0.0;
+    for row in rows.chunks_exact(mean.len()) {
+        mean.iter_mut().zip(row).for_each(|(mean, value)| *mean += value);
+        count += 1.0;
+    }
+    mean.iter_mut().for_each(|mean| *mean /= count);
+}

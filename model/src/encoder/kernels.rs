@@ -1,0 +1,432 @@
+//! Row-wise arithmetic of the serving path, on plain `f32` slices, single-threaded.
+//!
+//! Matrix products go to the `gemm` crate; the element-wise loops are written so that the compiler turns them into
+//! vector instructions, AVX2's where the processor has them. No function mixes rows: a NaN stays in the row that it
+//! came in.
+
+use crate::config::Activation;
+
+/// Runs a loop, compiled for AVX2 where the processor has it: twice the width of the baseline's registers.
+#[inline(always)]
+#[expect(
+    unsafe_code,
+    reason = "calling code compiled for instructions that were detected"
+)]
+fn vectorised<R>(work: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2,fma")]
+        fn with_avx2<R>(work: impl FnOnce() -> R) -> R {
+            work()
+        }
+        if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+            // SAFETY: both features have just been detected.
+            return unsafe { with_avx2(work) };
+        }
+    }
+    work()
+}
+
+/// A matrix inside a slice: element `(row, column)` is `data[row * row_stride + column * column_stride]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) row_stride: usize,
+    pub(crate) column_stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// Rows of contiguous values that begin `row_stride` apart.
+    pub(crate) fn rows(data: &'a [f32], row_stride: usize) -> Self {
+        Self {
+            data,
+            row_stride,
+            column_stride: 1,
+        }
+    }
+
+    pub(crate) fn transposed(self) -> Self {
+        Self {
+            data: self.data,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+        }
+    }
+
+    fn holds(&self, rows: usize, columns: usize) -> bool {
+        rows == 0
+            || columns == 0
+            || (rows - 1) * self.row_stride + (columns - 1) * self.column_stride < self.data.len()
+    }
+}
+
+/// `output[row * stride + column] (+)= left (rows, inner) · right (inner, columns)`; adds when `accumulate`, else
+/// overwrites whatever is there, NaN included.
+#[expect(
+    unsafe_code,
+    reason = "the gemm crate takes pointers; the assertions bound every access"
+)]
+pub(crate) fn product(
+    (rows, columns, inner): (usize, usize, usize),
+    output: &mut [f32],
+    stride: usize,
+    left: Matrix<'_>,
+    right: Matrix<'_>,
+    accumulate: bool,
+) {
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    assert!(
+        columns <= stride && (rows - 1) * stride + columns <= output.len(),
+        "output is too small"
+    );
+    assert!(
+        left.holds(rows, inner) && right.holds(inner, columns),
+        "a factor is too small"
+    );
+    // SAFETY: by the assertions above every element that the three strided views address lies inside its slice,
+    // and strides of slices fit isize. `output` is borrowed exclusively, so it overlaps neither factor.
+    unsafe {
+        gemm::gemm(
+            rows,
+            columns,
+            inner,
+            output.as_mut_ptr(),
+            1,
+            stride as isize,
+            accumulate,
+            left.data.as_ptr(),
+            left.column_stride as isize,
+            left.row_stride as isize,
+            right.data.as_ptr(),
+            right.column_stride as isize,
+            right.row_stride as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+/// `x · weight + bias`, the weight held as `(inputs, outputs)`.
+pub(crate) struct Linear {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl Linear {
+    /// From PyTorch's layout, `(outputs, inputs)`.
+    pub(crate) fn new(weight: &[f32], bias: Vec<f32>, inputs: usize) -> Self {
+        let outputs = bias.len();
+        let mut transposed = vec![0.0; weight.len()];
+        for (output, row) in weight.chunks_exact(inputs).enumerate() {
+            for (input, &value) in row.iter().enumerate() {
+                transposed[input * outputs + output] = value;
+            }
+        }
+        Self {
+            weight: transposed,
+            bias,
+            inputs,
+            outputs,
+        }
+    }
+
+    pub(crate) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Writes `(rows, outputs)` for `input (rows, inputs)`.
+    pub(crate) fn apply(&self, rows: usize, input: &[f32], output: &mut [f32]) {
+        for row in output[..rows * self.outputs].chunks_exact_mut(self.outputs) {
+            row.copy_from_slice(&self.bias);
+        }
+        self.multiply(rows, input, output, true);
+    }
+
+    /// Adds `(rows, outputs)` to `output` for `input (rows, inputs)`.
+    pub(crate) fn apply_adding(&self, rows: usize, input: &[f32], output: &mut [f32]) {
+        for row in output[..rows * self.outputs].chunks_exact_mut(self.outputs) {
+            for (value, bias) in row.iter_mut().zip(&self.bias) {
+                *value += bias;
+            }
+        }
+        self.multiply(rows, input, output, true);
+    }
+
+    fn multiply(&self, rows: usize, input: &[f32], output: &mut [f32], accumulate: bool) {
+        product(
+            (rows, self.outputs, self.inputs),
+            output,
+            self.outputs,
+            Matrix::rows(input, self.inputs),
+            Matrix::rows(&self.weight, self.outputs),
+            accumulate,
+        );
+    }
+}
+
+/// Layer norm with its scale and offset.
+pub(crate) struct Norm {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Norm {
+    pub(crate) fn new(weight: Vec<f32>, bias: Vec<f32>) -> Self {
+        Self { weight, bias }
+    }
+
+    /// Writes the norm of each row of `input` to the same row of `output`.
+    pub(crate) fn apply(&self, input: &[f32], output: &mut [f32]) {
+        let dim = self.weight.len();
+        vectorised(|| {
+            for (from, to) in input.chunks_exact(dim).zip(output.chunks_exact_mut(dim)) {
+                let (mean, scale) = mean_and_scale(from);
+                for (((to, &from), &weight), &bias) in
+                    to.iter_mut().zip(from).zip(&self.weight).zip(&self.bias)
+                {
+                    *to = (from - mean) * scale * weight + bias;
+                }
+            }
+        });
+    }
+
+    /// Norms each row in place.
+    pub(crate) fn apply_in_place(&self, values: &mut [f32]) {
+        let dim = self.weight.len();
+        vectorised(|| {
+            for row in values.chunks_exact_mut(dim) {
+                let (mean, scale) = mean_and_scale(row);
+                for ((value, &weight), &bias) in row.iter_mut().zip(&self.weight).zip(&self.bias) {
+                    *value = (*value - mean) * scale * weight + bias;
+                }
+            }
+        });
+    }
+}
+
+#[inline(always)]
+fn mean_and_scale(row: &[f32]) -> (f32, f32) {
+    let count = row.len() as f32;
+    let mean = sum(row, |value| value) / count;
+    let variance = sum(row, |value| (value - mean) * (value - mean)) / count;
+    (
+        mean,
+        1.0 / (variance + super::emformer::NORM_EPSILON as f32).sqrt(),
+    )
+}
+
+/// Partial sums in as many lanes as a vector register has, which the compiler may not introduce by itself.
+const LANES: usize = 8;
+
+#[inline(always)]
+fn sum(row: &[f32], term: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane += term(value);
+        }
+    }
+    lanes.iter().sum::<f32>() + rest.iter().map(|&value| term(value)).sum::<f32>()
+}
+
+#[inline(always)]
+fn maximum(row: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane = if value > *lane { value } else { *lane };
+        }
+    }
+    lanes.iter().chain(rest).fold(
+        f32::NEG_INFINITY,
+        |most, &value| if value > most { value } else { most },
+    )
+}
+
+/// Softmax of each row in place. A row that holds a NaN becomes NaN.
+pub(crate) fn softmax_rows(values: &mut [f32], columns: usize) {
+    vectorised(|| {
+        for row in values.chunks_exact_mut(columns) {
+            let most = maximum(row);
+            for value in row.iter_mut() {
+                *value = exp(*value - most);
+            }
+            let scale = 1.0 / sum(row, |value| value);
+            for value in row.iter_mut() {
+                *value *= scale;
+            }
+        }
+    });
+}
+
+/// Log-softmax of each row in place.
+pub(crate) fn log_softmax_rows(values: &mut [f32], columns: usize) {
+    vectorised(|| {
+        for row in values.chunks_exact_mut(columns) {
+            let most = maximum(row);
+            let total = sum(row, |value| exp(value - most));
+            let offset = most + total.ln();
+            for value in row.iter_mut() {
+                *value -= offset;
+            }
+        }
+    });
+}
+
+/// Applies an activation in place.
+pub(crate) fn activate(values: &mut [f32], activation: Activation) {
+    vectorised(|| match activation {
+        Activation::Relu => {
+            for value in values {
+                // Written so that a NaN stays one.
+                *value = if *value < 0.0 { 0.0 } else { *value };
+            }
+        }
+        Activation::Gelu => {
+            for value in values {
+                *value = gelu(*value);
+            }
+        }
+        Activation::Silu => {
+            for value in values {
+                *value /= 1.0 + exp(-*value);
+            }
+        }
+    });
+}
+
+/// e^x within 2 units in the last place; 0 and about 2e38 beyond the range of `f32`; NaN stays NaN.
+///
+/// By 2^n · e^r with |r| ≤ ln 2 / 2 and a polynomial of Cephes' `expf` for e^r.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    // Adding 1.5 · 2^23 rounds to an integer and leaves it in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    // Comparisons, because `clamp` and `max` would turn NaN into a number here and there.
+    let bounded = if x < -87.3 { -87.3 } else { x };
+    let bounded = if bounded > 88.0 { 88.0 } else { bounded };
+    let rounded = bounded * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
+    let r = (bounded - n * LN_2_HIGH) - n * LN_2_LOW;
+    let mut p = 1.987_569_1e-4;
+    p = p * r + 1.398_2e-3;
+    p = p * r + 8.333_452e-3;
+    p = p * r + 4.166_579_6e-2;
+    p = p * r + 1.666_666_5e-1;
+    p = p * r + 0.5;
+    let e_to_r = p * (r * r) + r + 1.0;
+    let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
+    let result = e_to_r * power;
+    if x < -87.3 { 0.0 } else { result }
+}
+
+/// x Φ(x) by the error function, absolute error below 1e-6 |x|.
+///
+/// erf by Abramowitz and Stegun 7.1.26: 1 − (a₁t + … + a₅t⁵) e^(−z²) with t = 1 / (1 + p z), error ≤ 1.5e-7.
+#[inline(always)]
+fn gelu(x: f32) -> f32 {
+    let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
+    let t = 1.0 / (1.0 + 0.327_591_1 * z);
+    let mut p = 1.061_405_4;
+    p = p * t - 1.453_152_1;
+    p = p * t + 1.421_413_8;
+    p = p * t - 0.284_496_72;
+    p = p * t + 0.254_829_6;
+    // Φ(|x|) = 1 − tail, Φ(−|x|) = tail.
+    let tail = 0.5 * p * t * exp(-z * z);
+    x * if x < 0.0 { tail } else { 1.0 - tail }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range() -> impl Iterator<Item = f32> {
+        (-40_000..=40_000).map(|step| step as f32 * 2.5e-3)
+    }
+
+    #[test]
+    fn exp_is_within_three_units_of_the_last_place() {
+        for x in range().filter(|x| x.abs() < 87.0) {
+            let expected = f64::from(x).exp();
+            assert!(
+                ((f64::from(exp(x)) - expected) / expected).abs() < 3.0 * f64::from(f32::EPSILON),
+                "{x}"
+            );
+        }
+        assert_eq!(exp(-1e8), 0.0);
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn gelu_equals_the_exact_one() {
+        let values: Vec<f32> = range().filter(|x| x.abs() < 20.0).collect();
+        let exact = candle_core::Tensor::new(values.as_slice(), &candle_core::Device::Cpu)
+            .and_then(|t| t.to_dtype(candle_core::DType::F64)?.gelu_erf()?.to_vec1::<f64>())
+            .unwrap();
+        for (&x, exact) in values.iter().zip(exact) {
+            assert!(
+                (f64::from(gelu(x)) - exact).abs() < 2e-7 * f64::from(x.abs().max(1.0)),
+                "{x}"
+            );
+        }
+        assert!(gelu(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn softmax_shares_one_among_a_row_and_keeps_nan_in_its_own() {
+        let mut values: Vec<f32> = (0..33).map(|i| (i % 11) as f32 - 5.0).collect();
+        values[12] = f32::NAN;
+        softmax_rows(&mut values, 11);
+        for row in [0..11, 22..33] {
+            assert!((values[row].iter().sum::<f32>() - 1.0).abs() < 1e-6);
+        }
+        assert!(values[11..22].iter().all(|value| value.is_nan()));
+    }
+
+    #[test]
+    fn a_product_overwrites_poison_and_adds_where_asked() {
+        let left = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let right = [1.0, 0.0, 0.0, 1.0, 1.0, 1.0];
+        let mut output = [f32::NAN; 6];
+        product(
+            (2, 2, 3),
+            &mut output,
+            3,
+            Matrix::rows(&left, 3),
+            Matrix::rows(&right, 2),
+            false,
+        );
+        assert_eq!(
+            (&output[..2], &output[3..5]),
+            ([4.0, 5.0].as_slice(), [10.0, 11.0].as_slice())
+        );
+        assert!(output[2].is_nan());
+        product(
+            (2, 2, 3),
+            &mut output,
+            3,
+            Matrix::rows(&left, 3),
+            Matrix::rows(&right, 2),
+            true,
+        );
+        assert_eq!(
+            (&output[..2], &output[3..5]),
+            ([8.0, 10.0].as_slice(), [20.0, 22.0].as_slice())
+        );
+    }
+}

@@ -1,0 +1,225 @@
+//! A model directory, loaded and ready to serve: configuration, tokens and a streaming encoder with a CTC head.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use waxwing_frontend::features::FeatureConfig;
+
+use crate::config::{Config, CtcConfig};
+use crate::encoder::emformer::{self, Emformer};
+use crate::encoder::{Geometry, StateCache, StepRow, StreamingEncoder};
+use crate::error::ModelError;
+use crate::loader::{self, WEIGHTS_FILE, Weights};
+use crate::tokens::Tokens;
+
+/// Name of the configuration in a model directory.
+pub const CONFIG_FILE: &str = "config.json";
+/// Name of the classes' spellings in a model directory.
+pub const TOKENS_FILE: &str = "tokens.txt";
+
+/// How long a sample may wait inside the model, by design and not by load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Latency {
+    /// Audio that one step advances by.
+    pub segment: Duration,
+    /// Audio past the end of a segment that its step waits for: right context and stem.
+    pub right_context: Duration,
+}
+
+/// A servable model. Holds no session: share it by `Arc`, step it from any thread.
+pub struct Model {
+    config: Config,
+    features: FeatureConfig,
+    tokens: Arc<Tokens>,
+    encoder: Box<dyn StreamingEncoder>,
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Model {
+    /// Loads `config.json`, `tokens.txt` and `model.safetensors` of a directory.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] with every problem of all three files, unreadable ones included.
+    pub fn load(directory: &Path) -> Result<Self, ModelError> {
+        let config = loader::read_text(&directory.join(CONFIG_FILE));
+        let tokens = loader::read_text(&directory.join(TOKENS_FILE));
+        let weights = loader::read_bytes(&directory.join(WEIGHTS_FILE));
+        let (config, tokens, weights) = match (config, tokens, weights) {
+            (Ok(config), Ok(tokens), Ok(weights)) => (config, tokens, weights),
+            (config, tokens, weights) => {
+                let problems = [config.err(), tokens.err(), weights.err()];
+                return Err(ModelError::Invalid {
+                    problems: problems
+                        .into_iter()
+                        .flatten()
+                        .map(|error| error.to_string())
+                        .collect(),
+                });
+            }
+        };
+        Self::from_parts(&config, &tokens, &weights)
+    }
+
+    /// Builds a model from the contents of its three files, such as those embedded in the binary.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] with every problem of all three.
+    pub fn from_parts(config_json: &str, tokens_txt: &str, safetensors: &[u8]) -> Result<Self, ModelError> {
+        let mut problems = Vec::new();
+        let config = collect(Config::from_json(config_json), &mut problems)?;
+        let tokens = match Tokens::parse(tokens_txt) {
+            Ok(tokens) => Some(tokens),
+            Err(error) => {
+                problems.push(error.to_string());
+                None
+            }
+        };
+        let Some(config) = config else {
+            return Err(ModelError::Invalid { problems });
+        };
+        let blank = config.ctc.as_ref().map(|ctc| ctc.blank);
+        match (&config.ctc, &tokens) {
+            (None, _) => {
+                problems.push(format!(
+                    "{CONFIG_FILE}: ctc: missing, a served model needs a CTC head"
+                ));
+            }
+            (Some(CtcConfig { blank }), Some(tokens)) if *blank != tokens.blank() as usize => {
+                problems.push(format!(
+                    "{CONFIG_FILE}: ctc.blank: expected {} (the line of <blank> in {TOKENS_FILE}), found {blank}",
+                    tokens.blank()
+                ));
+            }
+            _ => {}
+        }
+        match &config.features {
+            None => problems.push(format!(
+                "{CONFIG_FILE}: features: missing, a served model needs them"
+            )),
+            Some(features) if features.num_features() != config.encoder.input_dim => problems.push(format!(
+                "{CONFIG_FILE}: encoder.input_dim: expected {} (the size of a feature frame), found {}",
+                features.num_features(),
+                config.encoder.input_dim
+            )),
+            Some(features) => {
+                if let Err(error) = features.extractor(config.sample_rate) {
+                    problems.push(format!("{CONFIG_FILE}: features: {error}"));
+                }
+            }
+        }
+        // Without usable tokens the head's own size is taken, so that the rest of the file is still checked.
+        let classes = blank.and_then(|_| match &tokens {
+            Some(tokens) => Some(tokens.len()),
+            None => Weights::shape_of(safetensors, "head.weight").and_then(|shape| shape.first().copied()),
+        });
+        let weights = collect(
+            Weights::from_safetensors(safetensors, &emformer::expected_tensors(&config, classes)),
+            &mut problems,
+        )?;
+        match (weights, tokens, config.features.clone()) {
+            (Some(weights), Some(tokens), Some(features)) if problems.is_empty() => {
+                let encoder = Box::new(Emformer::new(&config, &weights)?);
+                Ok(Self {
+                    config,
+                    features,
+                    tokens: Arc::new(tokens),
+                    encoder,
+                })
+            }
+            _ => Err(ModelError::Invalid { problems }),
+        }
+    }
+
+    /// The name it is asked for by.
+    pub fn id(&self) -> &str {
+        &self.config.id
+    }
+
+    /// Its `config.json`.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// How audio becomes its features.
+    pub fn features(&self) -> &FeatureConfig {
+        &self.features
+    }
+
+    /// Rate of the audio that its features are made from.
+    pub fn sample_rate_hz(&self) -> u32 {
+        self.config.sample_rate
+    }
+
+    /// What its classes spell.
+    pub fn tokens(&self) -> &Arc<Tokens> {
+        &self.tokens
+    }
+
+    /// What a step consumes and produces; `output_dim` is the number of classes.
+    pub fn geometry(&self) -> &Geometry {
+        self.encoder.geometry()
+    }
+
+    /// The encoder with its head.
+    pub fn encoder(&self) -> &dyn StreamingEncoder {
+        self.encoder.as_ref()
+    }
+
+    /// Delays that the model itself causes.
+    pub fn latency(&self) -> Latency {
+        let geometry = self.geometry();
+        let duration = |frames: usize| Duration::from_secs_f64(frames as f64 * self.feature_frame_seconds());
+        Latency {
+            segment: duration(geometry.segment_frames),
+            right_context: duration(geometry.lookahead_frames),
+        }
+    }
+
+    /// Seconds from one feature frame to the next.
+    pub fn feature_frame_seconds(&self) -> f64 {
+        self.features.frame_shift_samples(self.config.sample_rate) as f64 / f64::from(self.config.sample_rate)
+    }
+
+    /// Seconds from one output frame to the next.
+    pub fn output_frame_seconds(&self) -> f64 {
+        self.feature_frame_seconds() * self.geometry().subsampling as f64
+    }
+
+    /// Allocates the state of a new session.
+    pub fn new_state(&self) -> StateCache {
+        self.encoder.new_state()
+    }
+
+    /// Makes a state as good as new, whatever it holds.
+    pub fn reset(&self, state: &mut StateCache) {
+        self.encoder.reset(state);
+    }
+
+    /// Advances every row by one segment; each row's output becomes `(output_frames, classes) f32` log-probs.
+    ///
+    /// # Errors
+    /// As [`StreamingEncoder::step`].
+    pub fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), ModelError> {
+        self.encoder.step(rows)
+    }
+}
+
+/// Keeps the problems of an invalid part and goes on; other errors end the loading.
+fn collect<T>(part: Result<T, ModelError>, problems: &mut Vec<String>) -> Result<Option<T>, ModelError> {
+    match part {
+        Ok(part) => Ok(Some(part)),
+        Err(ModelError::Invalid { problems: found }) => {
+            problems.extend(found);
+            Ok(None)
+        }
+        Err(other) => Err(other),
+    }
+}
