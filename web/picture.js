@@ -4,8 +4,8 @@
 
 import { BANDS, COLUMNS_PER_SECOND } from './spectrum.js';
 
-const PIXELS_PER_SECOND = 110;
-const WORDS_HEIGHT = 40;
+const PIXELS_PER_SECOND = 120;
+const WORDS_HEIGHT = 46;
 const FONT = '13px system-ui, sans-serif';
 const MAX_COLUMNS = 30 * 60 * COLUMNS_PER_SECOND; // half an hour, about 9 MB
 
@@ -17,7 +17,7 @@ export class Picture {
     this.strip = document.createElement('canvas');
     this.columns = []; // Uint8Array(BANDS) each
     this.dropped = 0; // columns before the first kept one
-    this.words = []; // { text, start, end }
+    this.words = []; // { text, start, end, row }
     this.partial = [];
     this.playhead = undefined; // seconds, while a line is heard
     this.readColours();
@@ -51,13 +51,19 @@ export class Picture {
   }
 
   addWords(words) {
-    this.words.push(...words);
+    this.words.push(...this.inRows(words));
     this.redraw();
   }
 
   setPartial(words) {
-    this.partial = words;
+    this.partial = this.inRows(words);
     this.redraw();
+  }
+
+  /** Words with the row that each is written in: a word keeps its own while the picture moves. */
+  inRows(words) {
+    const last = this.words.at(-1)?.row ?? 1;
+    return words.map((word, index) => ({ ...word, row: (last + 1 + index) % 2 }));
   }
 
   /** Shows the surroundings of `seconds` with a line there; undefined goes back to the newest sound. */
@@ -106,6 +112,15 @@ export class Picture {
     context.fillStyle = colours.ground;
     context.fillRect(0, 0, width, height);
 
+    if (this.columns.length === 0) {
+      context.font = FONT;
+      context.fillStyle = colours.dim;
+      context.textAlign = 'center';
+      context.textBaseline = 'middle';
+      context.fillText('Here your speech is drawn, with each word under its sound', width / 2, height / 2, width - 24);
+      context.textAlign = 'start';
+      return;
+    }
     const shown = width / PIXELS_PER_SECOND;
     const end = this.playhead === undefined
       ? Math.max(shown, this.seconds)
@@ -152,7 +167,7 @@ export class Picture {
       context.globalAlpha = 0.35;
       context.fillRect(x(second), height - 4, 1, 4);
       context.globalAlpha = 1;
-      if (second % 5 === 0 && this.columns.length > 0 && second > 0) context.fillText(`${second} s`, x(second) + 4, 4);
+      if (second % 5 === 0 && second > 0) context.fillText(`${second} s`, x(second) + 4, 4);
     }
   }
 
@@ -161,21 +176,24 @@ export class Picture {
     context.font = FONT;
     context.textBaseline = 'middle';
     const visible = (word) => word.end > begin - 1 && word.start < end;
-    const solid = this.words.filter(visible);
-    const open = this.partial.filter(visible);
-    const all = [...solid.map((word) => [word, colours.ink]), ...open.map((word) => [word, colours.dim])];
-    all.forEach(([word, colour], index) => {
-      const left = x(word.start);
-      const next = all[index + 1]?.[0].start ?? Infinity;
-      const room = (Math.min(next, word.start + 3) - word.start) * PIXELS_PER_SECOND - 5;
+    const all = [
+      ...this.words.filter(visible).map((word) => ({ ...word, colour: colours.ink })),
+      ...this.partial.filter(visible).map((word) => ({ ...word, colour: colours.dim })),
+    ];
+    // Short words follow each other faster than their letters have room: two rows, taken in turn.
+    const rowHeight = (height - top - 6) / 2;
+    all.forEach(({ text, start, end: until, colour, row }, index) => {
+      const left = x(start);
       // The boundary through the sound, and the span that the model heard the word in.
-      context.fillStyle = colours.line;
-      context.globalAlpha = 0.6;
+      context.fillStyle = colours.ink;
+      context.globalAlpha = 0.22;
       context.fillRect(left, 0, 1, top);
       context.globalAlpha = 1;
       context.fillStyle = colour;
-      context.fillRect(left, top + 2, Math.max(3, (word.end - word.start) * PIXELS_PER_SECOND - 1), 2);
-      if (room > 4) context.fillText(fitted(context, word.text, room), left, top + (height - top) / 2 + 3);
+      context.fillRect(left, top + 2, Math.max(3, (until - start) * PIXELS_PER_SECOND - 2), 2);
+      const next = all.slice(index + 1).find((word) => word.row === row)?.start ?? Infinity;
+      const label = fitted(context, text, (next - start) * PIXELS_PER_SECOND - 6);
+      context.fillText(label, left, top + 6 + rowHeight * (row + 0.5));
     });
   }
 }

@@ -34,8 +34,9 @@ export class Player {
       follow();
       return true;
     } catch {
+      const interrupted = this.audio !== audio;
       over();
-      return false;
+      return interrupted;
     }
   }
 

@@ -3,6 +3,7 @@
 /** The key: in memory only, unless the user ticks "keep for this tab". */
 export const access = {
   key: '',
+  needed: false, // as far as is known
   headers() {
     return this.key === '' ? {} : { Authorization: `Bearer ${this.key}` };
   },

@@ -71,3 +71,16 @@ export function pieces(line) {
   if (line.words.length === 0 || spoken !== line.text) return [{ text: line.text }];
   return line.words.map(({ word, start, end, confidence }) => ({ text: word, start, end, confidence }));
 }
+
+/** Words with times for a picture: the event's own or, where it has none, its text spread by letters over its span. */
+export function timedWords({ words, text, start, end }) {
+  if (words?.length > 0) return words.map((word) => ({ text: word.word, start: word.start, end: word.end }));
+  const parts = (text ?? '').split(/\s+/).filter((word) => word !== '');
+  const letters = parts.reduce((sum, word) => sum + word.length + 1, 0);
+  let at = start;
+  return parts.map((word) => {
+    const from = at;
+    at += ((end - start) * (word.length + 1)) / letters;
+    return { text: word, start: from, end: at };
+  });
+}

@@ -21,12 +21,11 @@ export function make(tag, { className, text, ...attributes } = {}, ...children) 
 
 /** The transcript's box: it follows the newest line only while the reader is at the bottom. */
 export class TranscriptView {
-  /** `onPlay(line)` is called when a line is to be heard. */
-  constructor({ onPlay }) {
+  constructor() {
     this.scroll = byId('scroll');
     this.log = byId('log');
     this.newest = byId('newest');
-    this.onPlay = onPlay;
+    this.onPlay = () => {}; // called with the line that is to be heard
     this.elements = new Map(); // line id → { element, words }
     this.scroll.addEventListener('scroll', () => this.showNewest(), { passive: true });
     this.newest.addEventListener('click', () => {

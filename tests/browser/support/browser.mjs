@@ -11,11 +11,13 @@ const FLAGS = [
   '--disable-component-update', '--disable-sync', '--autoplay-policy=no-user-gesture-required', '--use-fake-device-for-media-stream',
 ];
 
+/** A name that leads to this machine without being trusted as it is: pages from there get no microphone. */
+export const ELSEWHERE = 'waxwing.test';
+
 /** A browser of its own. `microphone` is a wav file that the fake microphone plays once; `allow: false` refuses it. */
 export async function startBrowser({ microphone, allow = true, ...context } = {}) {
   const profile = await mkdtemp(join(tmpdir(), 'waxwing-page-'));
-  const args = [...FLAGS];
-  if (allow) args.push('--use-fake-ui-for-media-stream');
+  const args = [...FLAGS, allow ? '--use-fake-ui-for-media-stream' : '--deny-permission-prompts', `--host-resolver-rules=MAP ${ELSEWHERE} 127.0.0.1`];
   if (microphone) args.push(`--use-file-for-fake-audio-capture=${microphone}%noloop`);
   const browser = await chromium.launchPersistentContext(profile, {
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', headless: true, args, viewport: { width: 1280, height: 900 }, ...context,

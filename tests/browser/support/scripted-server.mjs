@@ -33,7 +33,7 @@ export const SENTENCES = [
 
 /**
  * Serves the page on a free port. `behaviour` may be changed while it runs:
- * `key` (asked for), `free` and `slots`, `state` and `retryAfterMs` of /ready, `dropAtSeconds` (once),
+ * `key` (asked for), `free` and `slots`, `state` and `retryAfterMs` of /ready, `dropAtSeconds` (once; then `refuse` if `refuseAfterDrop`),
  * `error` (an error event instead of ready), `warning` (a message after ready), `transcription` (the answer to a POST).
  */
 export async function startScriptedServer(behaviour = {}) {
@@ -140,6 +140,7 @@ function speak(peer, session, behaviour) {
     advance(seconds);
     if (behaviour.dropAtSeconds && seconds >= behaviour.dropAtSeconds) {
       behaviour.dropAtSeconds = undefined;
+      behaviour.refuse = behaviour.refuseAfterDrop;
       peer.drop();
     }
   };
