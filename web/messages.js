@@ -98,6 +98,8 @@ export function microphoneProblem(error) {
   switch (error?.name) {
     case 'InsecureContext':
       return { kind: 'insecure' };
+    case 'WorkletUnavailable':
+      return { kind: 'unreachable' };
     case 'NotAllowedError':
     case 'SecurityError':
       return { kind: 'refused_microphone' };

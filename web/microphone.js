@@ -2,7 +2,8 @@
 
 /** Opens the microphone `deviceId` (or the system's choice) and calls `onChunk({ samples, peak, rms, clipped }, rateHz)`
  *  about 50 times a second. `onLost` is called when the device goes away by itself. Throws what getUserMedia throws;
- *  an insecure page throws a DOMException named `InsecureContext`. */
+ *  an insecure page throws a DOMException named `InsecureContext`, a server that no longer gives the worklet one named
+ *  `WorkletUnavailable`. */
 export async function openMicrophone({ deviceId, onChunk, onLost }) {
   if (!window.isSecureContext || !navigator.mediaDevices?.getUserMedia) {
     throw new DOMException('getUserMedia needs https or localhost', 'InsecureContext');
@@ -20,7 +21,9 @@ export async function openMicrophone({ deviceId, onChunk, onLost }) {
   const [track] = stream.getAudioTracks();
   const context = new AudioContext({ latencyHint: 'interactive' });
   try {
-    await context.audioWorklet.addModule(new URL('worklet.js', document.baseURI));
+    await context.audioWorklet.addModule(new URL('worklet.js', document.baseURI)).catch(() => {
+      throw new DOMException('the worklet could not be loaded', 'WorkletUnavailable');
+    });
     await context.resume();
   } catch (error) {
     track.stop();

@@ -71,6 +71,7 @@ test('the whole page is reached by keyboard, in order, and shows where one is', 
       await page.keyboard.press('Tab');
       reached.push(await page.evaluate(() => {
         const element = document.activeElement;
+        if (element === document.body) return 'the end';
         const { outlineStyle, outlineWidth } = getComputedStyle(element);
         if (outlineStyle === 'none' || parseFloat(outlineWidth) < 2) return `no focus ring on ${element.id}`;
         return element.id || element.className || element.tagName;

@@ -270,9 +270,15 @@ test('raw events are shown and copied', async () => {
 test('the view follows the newest line only for a reader who is there', async () => {
   const { page } = await visit();
   await transcribe();
-  await page.evaluate(() => { document.getElementById('scroll').style.maxHeight = '70px'; document.getElementById('scroll').style.minHeight = '0'; });
+  await transcribe();
+  await page.evaluate(() => {
+    const scroll = document.getElementById('scroll');
+    scroll.style.minHeight = '0';
+    scroll.style.maxHeight = '70px';
+    scroll.scrollTop = scroll.scrollHeight;
+  });
   await page.evaluate(() => { document.getElementById('scroll').scrollTop = 0; });
-  await page.waitForSelector('#newest:not([hidden])', { timeout: 3000 }).catch(() => {});
+  await page.waitForSelector('#newest:not([hidden])');
   await transcribe();
   assert.equal(await page.evaluate(() => document.getElementById('scroll').scrollTop), 0);
   await page.click('#newest');
