@@ -45,6 +45,12 @@ export function describe(problem) {
       action: 'retry',
       retryMs: problem.retryAfterMs ?? 2000,
     },
+    failed: {
+      title: 'The server cannot transcribe at the moment',
+      text: 'It answers, but its speech engine has failed and is being started again.',
+      action: 'retry',
+      retryMs: problem.retryAfterMs ?? 5000,
+    },
     draining: {
       title: 'The server is stopping',
       text: 'It finishes what is running and takes nothing new. If it is being restarted, it will be back soon.',

@@ -50,7 +50,7 @@ export async function getReady() {
       ready: status === 200,
       state: body?.state ?? (status === 200 ? 'ready' : 'unavailable'),
       slots: body?.slots,
-      free: body?.free_slots ?? body?.free,
+      free: body?.free,
       retryAfterMs: body?.retry_after_ms ?? (retryAfter === null ? undefined : Number(retryAfter) * 1000),
     };
   } catch {
@@ -69,7 +69,7 @@ export async function getModels() {
 }
 
 /** Why a socket was refused; a browser does not say. `{ kind, retryAfterMs }` with kind one of
- *  'unreachable', 'key', 'full', 'loading', 'draining', 'refused'. */
+ *  'unreachable', 'key', 'full', 'loading', 'draining', 'failed', 'refused'. */
 export async function diagnose() {
   const [ready, models] = await Promise.all([getReady(), getModels()]);
   if (!ready.reachable) return { kind: 'unreachable' };
@@ -77,6 +77,7 @@ export async function diagnose() {
   const retryAfterMs = ready.retryAfterMs || undefined;
   if (/drain|stop/i.test(ready.state)) return { kind: 'draining', retryAfterMs };
   if (/load|start|warm/i.test(ready.state)) return { kind: 'loading', retryAfterMs };
+  if (/fail/i.test(ready.state)) return { kind: 'failed', retryAfterMs };
   if (ready.free === 0 || !ready.ready || ready.retryAfterMs > 0) return { kind: 'full', retryAfterMs, slots: ready.slots };
   return { kind: 'refused' };
 }

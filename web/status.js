@@ -84,6 +84,8 @@ export async function lookAtServer() {
   const dot = byId('server-dot');
   dot.className = `dot ${ready.reachable && ready.ready ? 'good' : 'bad'}`;
   byId('server-text').textContent = !ready.reachable ? 'The server does not answer'
+    
+    : ready.state === 'full' ? 'Ready, but every place is taken'
     : ready.ready ? `Ready${model ? `, ${model}` : ''}` : `Server: ${ready.state}`;
   byId('number-slots').textContent = ready.free === undefined ? '–'
     : ready.slots === undefined ? String(ready.free) : `${ready.free} of ${ready.slots}`;

@@ -47,7 +47,7 @@ export async function startScriptedServer(behaviour = {}) {
     const allowed = !behaviour.key || request.headers.authorization === `Bearer ${behaviour.key}`;
     if (path === '/ready') {
       const { free = 3, slots = 4, state = 'ready', retryAfterMs } = behaviour;
-      json(state === 'ready' ? 200 : 503, { state, slots, free_slots: free, retry_after_ms: retryAfterMs });
+      json(state === 'ready' ? 200 : 503, { state: state === 'ready' && free === 0 ? 'full' : state, slots, free, retry_after_ms: retryAfterMs ?? 0 });
     } else if (path === '/v1/models') {
       if (allowed) json(200, { object: 'list', data: [{ id: 'scripted', object: 'model' }] });
       else json(401, { error: { message: 'a key is needed', code: 'unauthorized' } });
