@@ -35,3 +35,41 @@ pub trait StepModel: Send + Sync + 'static {
     /// [`StepFailed`]; the rows' states are then unusable until reset.
     fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), StepFailed>;
 }
+
+impl StepModel for waxwing_model::Model {
+    fn id(&self) -> &str {
+        self.id()
+    }
+
+    fn geometry(&self) -> &Geometry {
+        self.geometry()
+    }
+
+    fn features(&self) -> FeatureConfig {
+        self.features().clone()
+    }
+
+    fn sample_rate_hz(&self) -> u32 {
+        self.sample_rate_hz()
+    }
+
+    fn tokens(&self) -> &Arc<Tokens> {
+        self.tokens()
+    }
+
+    fn output_frame_seconds(&self) -> f64 {
+        self.output_frame_seconds()
+    }
+
+    fn new_state(&self) -> StateCache {
+        self.new_state()
+    }
+
+    fn reset(&self, state: &mut StateCache) {
+        self.reset(state);
+    }
+
+    fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), StepFailed> {
+        self.step(rows).map_err(|error| StepFailed(error.to_string()))
+    }
+}
