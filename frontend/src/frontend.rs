@@ -71,7 +71,8 @@ impl Frontend {
     }
 
     /// Takes mono samples at the input rate and appends the frames that they complete, `(frames, features) f32`
-    /// row-major, to `features`. Allocates only to grow `features`.
+    /// row-major, to `features`. Samples are expected to be finite, as [`PcmDecoder`](crate::pcm::PcmDecoder) and
+    /// [`AudioFile`](crate::container::AudioFile) make them. Allocates only to grow `features`.
     pub fn push(&mut self, samples: &[f32], features: &mut Vec<f32>) {
         let before = features.len();
         if self.config.input_rate_hz == self.config.model_rate_hz {

@@ -33,6 +33,15 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
+/// Sessions move between threads: a worker takes the front end along.
+#[test]
+fn everything_can_be_sent_to_a_worker() {
+    fn sendable<T: Send>() {}
+    sendable::<Frontend>();
+    sendable::<PcmDecoder>();
+    sendable::<crate::container::AudioFile>();
+}
+
 #[test]
 fn silence_is_the_floor() {
     let mut features = Vec::new();

@@ -108,3 +108,27 @@ fn a_reset_resampler_equals_a_fresh_one() {
     assert_eq!(first, second);
     assert_eq!(resampler.samples_received(), samples.len() as u64);
 }
+
+/// I9: every sample that came in is in a block that went through, or waits for its block.
+#[test]
+fn no_sample_is_lost() {
+    for rate_hz in [8_000, 11_025, 44_100, 48_000, 12_345] {
+        let mut resampler = Resampler::new(rate_hz, 16_000).unwrap();
+        let mut out = Vec::new();
+        for length in [1, 79, 4_000, 0, 441, 12_345, 7] {
+            resampler.push(&vec![0.5; length], &mut out);
+            let blocks = resampler.samples_received() / resampler.block_samples() as u64;
+            let through = blocks * resampler.block_samples() as u64;
+            assert_eq!(
+                resampler.samples_received(),
+                through + resampler.samples_buffered() as u64
+            );
+            let whole = blocks * (resampler.block_samples() as u64 * 16_000 / u64::from(rate_hz));
+            assert_eq!(
+                resampler.samples_emitted(),
+                whole.saturating_sub(resampler.delay_samples() as u64)
+            );
+            assert_eq!(out.len() as u64, resampler.samples_emitted());
+        }
+    }
+}

@@ -5,11 +5,11 @@
 //! decoded, and then [`AudioFile::next_block`] gives the audio a block at a time, so that memory does not grow with the
 //! length of the file.
 //!
-//! * WAV is read here: [`wav`](self) headers of every usual kind, also those of programs that write to a pipe and so
+//! * WAV is read here: headers of every usual kind, also those of programs that write to a pipe and so
 //!   cannot know the length.
 //! * FLAC, Ogg, MP3, M4A and WebM are taken apart by symphonia, behind `catch_unwind`, and never by its probing of all
 //!   formats: the first bytes decide.
-//! * Opus packets go to `opus-decoder`, since symphonia has none.
+//! * Opus packets go to `opus-pure`, since symphonia has no decoder for them.
 
 mod error;
 mod m4a;

@@ -3,7 +3,7 @@
 //! The stream's header (RFC 7845, section 5.1) says the channels, how many samples at the beginning belong to no one
 //! (`pre-skip`), and a gain.
 
-use opus_decoder::{OpusDecoder, OpusMultistreamDecoder};
+use opus_pure::{OpusDecoder, OpusMSDecoder};
 
 use super::ContainerError;
 
@@ -11,6 +11,8 @@ use super::ContainerError;
 pub(super) const RATE_HZ: u32 = 48_000;
 /// The longest packet: 120 ms.
 const MAX_PACKET_SAMPLES: usize = 5_760;
+/// Opus streams, and how many of them are stereo, for 1 to 8 channels in the order of Vorbis (RFC 7845, 5.1.1.2).
+const VORBIS_STREAMS: [(u8, u8); 8] = [(1, 0), (1, 1), (2, 1), (2, 2), (3, 2), (4, 2), (4, 3), (5, 3)];
 
 /// Decodes one stream.
 pub(super) struct OpusStream {
@@ -24,7 +26,7 @@ pub(super) struct OpusStream {
 
 enum Decoder {
     Single(Box<OpusDecoder>),
-    Multi(OpusMultistreamDecoder),
+    Multi(OpusMSDecoder),
 }
 
 impl OpusStream {
@@ -34,49 +36,23 @@ impl OpusStream {
             format: "opus",
             reason: reason.to_owned(),
         };
-        let &[
-            b'O',
-            b'p',
-            b'u',
-            b's',
-            b'H',
-            b'e',
-            b'a',
-            b'd',
-            _,
-            channels,
-            s0,
-            s1,
-            _,
-            _,
-            _,
-            _,
-            g0,
-            g1,
-            family,
-            ref mapping @ ..,
-        ] = header
+        let Some((b"OpusHead", &[_, channels, s0, s1, _, _, _, _, g0, g1, family, ref mapping @ ..])) =
+            header.split_first_chunk::<8>()
         else {
             return Err(damaged("its header is not one of Opus"));
         };
+        let standard_streams = VORBIS_STREAMS.get(usize::from(channels).wrapping_sub(1));
+        let rate_hz = RATE_HZ as i32;
         let decoder = match (family, channels, mapping) {
-            (0, 1 | 2, _) => OpusDecoder::new(RATE_HZ, usize::from(channels))
+            (0, 1 | 2, _) => OpusDecoder::new(rate_hz, usize::from(channels))
                 .map(Box::new)
                 .map(Decoder::Single),
-            (1, 1..=8, &[streams, coupled, ref mapping @ ..]) if mapping.len() >= usize::from(channels) => {
-                let mapping = &mapping[..usize::from(channels)];
-                let (streams, coupled) = (usize::from(streams), usize::from(coupled));
-                // No more streams than channels can ask for, whatever the header says.
-                if streams > usize::from(channels) {
-                    return Err(damaged("it has more streams than channels"));
-                }
-                let channels = usize::from(channels);
-                OpusMultistreamDecoder::new(RATE_HZ, channels, streams, coupled, mapping).map(Decoder::Multi)
+            (1, _, &[streams, coupled, ..]) if standard_streams == Some(&(streams, coupled)) => {
+                OpusMSDecoder::new(rate_hz, usize::from(channels), family).map(Decoder::Multi)
             }
             _ => {
-                return Err(ContainerError::Unsupported {
-                    found: format!("Opus with channel mapping {family}"),
-                });
+                let found = format!("Opus with {channels} channels in mapping {family}");
+                return Err(ContainerError::Unsupported { found });
             }
         }
         .map_err(|error| damaged(&error.to_string()))?;
@@ -98,9 +74,12 @@ impl OpusStream {
     /// Decodes a packet and drops `trim_end` samples off its end: `(samples, channels) f32`. None: the packet is
     /// damaged.
     pub(super) fn decode(&mut self, packet: &[u8], trim_end: usize) -> Option<&[f32]> {
+        if packet.is_empty() {
+            return None;
+        }
         let decoded = match &mut self.decoder {
-            Decoder::Single(decoder) => decoder.decode_float(packet, &mut self.pcm, false),
-            Decoder::Multi(decoder) => decoder.decode_float(packet, &mut self.pcm, false),
+            Decoder::Single(decoder) => decoder.decode(packet, MAX_PACKET_SAMPLES, &mut self.pcm),
+            Decoder::Multi(decoder) => decoder.decode(packet, MAX_PACKET_SAMPLES, &mut self.pcm),
         };
         let end = decoded.ok()?.saturating_sub(trim_end);
         let start = self.skip.min(end);

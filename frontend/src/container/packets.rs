@@ -1,4 +1,4 @@
-//! Compressed files: symphonia takes the container apart, symphonia or `opus-decoder` decodes the packets.
+//! Compressed files: symphonia takes the container apart, symphonia or `opus-pure` decodes the packets.
 //!
 //! Both are held to what they may do: one format is offered to a file, every call is inside `catch_unwind` (a panic is a
 //! damaged file and never more), the size of a packet is checked before a decoder is made, and a packet that cannot be
@@ -197,7 +197,9 @@ impl PacketDecoder {
             Some(seconds) => seconds,
             None => track.time_base?.calc_duration(track.duration?)?.as_secs_f64(),
         };
-        Some((seconds * f64::from(self.rate_hz)).round() as u64)
+        let samples = (seconds * f64::from(self.rate_hz)).round() as u64;
+        // A file in fragments says 0 and means that it did not know.
+        (samples > 0).then_some(samples)
     }
 
     /// Whether the container tells its length and did not just guess it from the size of the file.
@@ -438,7 +440,7 @@ fn make_decoder(
     })?
     .map_err(|error| match error {
         Error::Unsupported(_) => ContainerError::Unsupported {
-            found: format!("this kind of {name}"),
+            found: format!("this kind of {name} audio"),
         },
         error => refusal(kind, error),
     })?;
@@ -450,7 +452,9 @@ fn codec_name(codec: AudioCodecId) -> Option<&'static str> {
         CODEC_ID_FLAC => "flac",
         CODEC_ID_VORBIS => "vorbis",
         CODEC_ID_OPUS => "opus",
-        CODEC_ID_MP1 | CODEC_ID_MP2 | CODEC_ID_MP3 => "mp3",
+        CODEC_ID_MP1 => "mp1",
+        CODEC_ID_MP2 => "mp2",
+        CODEC_ID_MP3 => "mp3",
         CODEC_ID_AAC => "aac",
         _ => return None,
     })

@@ -72,6 +72,10 @@ fn signature(head: &[u8]) -> Signature {
     if (at(0, b"RIFF") || at(0, b"RF64") || at(0, b"BW64")) && at(8, b"WAVE") {
         return Signature::Wav;
     }
+    // The first packet of an Ogg stream stands behind a page header of 28 bytes.
+    if at(0, b"OggS") && at(28, b"Speex   ") {
+        return Signature::Known("Speex audio");
+    }
     let packets = [
         (0, &b"fLaC"[..], Kind::Flac),
         (0, b"OggS", Kind::Ogg),

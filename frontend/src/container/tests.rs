@@ -50,7 +50,7 @@ const fn expect(
     }
 }
 
-pub(super) const CLIPS: [Expected; 15] = [
+pub(super) const CLIPS: [Expected; 16] = [
     expect(SOURCE, "wav (16-bit integer)", 16_000, 8_000, 0.999_999),
     expect(
         clip!("clip.piped.wav"),
@@ -78,6 +78,10 @@ pub(super) const CLIPS: [Expected; 15] = [
     Expected {
         channels: 2,
         ..expect(clip!("clip.stereo.opus"), "ogg (opus)", 48_000, 24_000, 0.98)
+    },
+    Expected {
+        channels: 6,
+        ..expect(clip!("clip.six.opus"), "ogg (opus)", 48_000, 24_000, 0.95)
     },
     expect(clip!("clip.webm"), "webm (opus)", 48_000, 24_648, 0.98),
     expect(clip!("clip.live.webm"), "webm (opus)", 48_000, 24_648, 0.98),
@@ -198,8 +202,9 @@ fn a_file_that_ends_early_gives_what_is_there() {
 
 #[test]
 fn what_is_not_audio_is_named() {
+    let speex = [&CLIPS[4].clip.1[..28], b"Speex   1.2.0"].concat();
     let refused = |bytes: &[u8]| open(bytes).map(drop).unwrap_err().to_string();
-    let cases: [(&[u8], &str); 11] = [
+    let cases: [(&[u8], &str); 12] = [
         (b"", "the file is empty"),
         (b"This is a letter, not a recording.\n", "looks like text"),
         ("Grüße aus Köln".as_bytes(), "looks like text"),
@@ -210,6 +215,7 @@ fn what_is_not_audio_is_named() {
         (&[0x80, 0x91, 3, 4, 5, 6], "headerless audio"),
         (b"FORM\0\0\0\x20AIFF", "an AIFF file is not supported"),
         (b"#!AMR\n", "an AMR file is not supported"),
+        (&speex, "Speex audio is not supported"),
         (clip!("clip.adpcm.wav").1, "ADPCM inside is not supported"),
     ];
     for (bytes, text) in cases {
@@ -278,7 +284,7 @@ fn limits_hold() {
             Ok(expected.samples),
             "{name}"
         );
-        if expected.channels == 2 {
+        if expected.channels > 1 {
             let mono = DecodeLimits {
                 max_channels: 1,
                 ..limits.clone()
@@ -286,7 +292,10 @@ fn limits_hold() {
             let error = refuse(bytes, mono, ChannelSelection::Mix);
             assert_eq!(
                 error,
-                Err(ContainerError::TooManyChannels { actual: 2, max: 1 }),
+                Err(ContainerError::TooManyChannels {
+                    actual: channels,
+                    max: 1
+                }),
                 "{name}"
             );
         }

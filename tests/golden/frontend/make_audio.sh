@@ -17,6 +17,7 @@ encode -c:a aac -b:a 48k -f adts                    clip.aac
 encode -c:a aac -b:a 64k -ar 44100 -ac 2 -movflags +faststart  clip.stereo.m4a
 encode -c:a libopus -b:a 32k -page_duration 100000  clip.opus
 encode -c:a libopus -b:a 48k -ac 2                  clip.stereo.opus
+encode -c:a libopus -b:a 96k -ac 6                  clip.six.opus
 encode -c:a libopus -b:a 32k                        clip.webm
 # A recorder in a browser writes to a pipe: no length, no index.
 encode -c:a libopus -b:a 32k -live 1 -f webm pipe:1 | cat > clip.live.webm
