@@ -8,6 +8,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod bench;
 pub mod config;
 pub mod ctc;
 pub mod encode;

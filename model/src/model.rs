@@ -33,6 +33,7 @@ pub struct Model {
     features: FeatureConfig,
     tokens: Arc<Tokens>,
     encoder: Box<dyn StreamingEncoder>,
+    products_per_step: u64,
 }
 
 impl std::fmt::Debug for Model {
@@ -126,12 +127,15 @@ impl Model {
         )?;
         match (weights, tokens, config.features.clone()) {
             (Some(weights), Some(tokens), Some(features)) if problems.is_empty() => {
-                let encoder = Box::new(Emformer::new(&config, &weights)?);
+                let encoder = Emformer::new(&config, &weights)?;
+                let products_per_step = encoder.products_per_step();
+                let encoder = Box::new(encoder);
                 Ok(Self {
                     config,
                     features,
                     tokens: Arc::new(tokens),
                     encoder,
+                    products_per_step,
                 })
             }
             _ => Err(ModelError::Invalid { problems }),
@@ -191,6 +195,11 @@ impl Model {
     /// Seconds from one output frame to the next.
     pub fn output_frame_seconds(&self) -> f64 {
         self.feature_frame_seconds() * self.geometry().subsampling as f64
+    }
+
+    /// Multiply-adds in the matrix products of one session's step, its left context full.
+    pub fn products_per_step(&self) -> u64 {
+        self.products_per_step
     }
 
     /// Allocates the state of a new session.

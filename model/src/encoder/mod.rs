@@ -6,7 +6,7 @@
 //! serialised.
 
 pub mod emformer;
-mod kernels;
+pub(crate) mod kernels;
 
 use crate::error::ModelError;
 

@@ -1,0 +1,150 @@
+//! How many real-time streams an encoder holds on this machine, and how near it comes to what the machine can multiply.
+
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use crate::encoder::kernels::{Matrix, product};
+use crate::encoder::{StateCache, StepRow};
+use crate::error::ModelError;
+use crate::model::Model;
+
+/// Sessions in a measured batch have heard 0 to this many segments less one: some have empty rings, some full ones.
+const AGES: u64 = 8;
+
+/// One batch size, measured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measurement {
+    /// Sessions in one step.
+    pub batch: usize,
+    /// Threads that stepped at once, each a batch of its own.
+    pub threads: usize,
+    /// Mean duration of one step of one thread.
+    pub step: Duration,
+    /// Sessions that all threads together hold in real time.
+    pub streams: f64,
+    /// Rate of multiply-adds in matrix products, in percent of [`peak`] with as many threads.
+    pub percent_of_peak: f64,
+}
+
+/// Multiply-adds per second that `threads` threads reach together in a product of two square matrices that fit the
+/// cache: the best of several runs, taken by the same routine that the encoder uses.
+pub fn peak(threads: usize) -> f64 {
+    const SIZE: usize = 384;
+    const PRODUCTS: usize = 20;
+    let best = together(threads, |barrier| {
+        let factor = vec![1.0f32; SIZE * SIZE];
+        let mut output = vec![0.0f32; SIZE * SIZE];
+        let mut multiply = |count: usize| {
+            for _ in 0..count {
+                let matrix = Matrix::rows(&factor, SIZE);
+                product((SIZE, SIZE, SIZE), &mut output, SIZE, matrix, matrix, false);
+            }
+        };
+        multiply(2);
+        barrier.wait();
+        (0..8)
+            .map(|_| {
+                let begin = Instant::now();
+                multiply(PRODUCTS);
+                begin.elapsed()
+            })
+            .min()
+            .unwrap_or(Duration::MAX)
+    });
+    let products = (PRODUCTS * SIZE * SIZE * SIZE) as f64;
+    best.iter().map(|time| products / time.as_secs_f64()).sum()
+}
+
+/// Measures one batch size for about `duration`, with `threads` threads that share the model. Sessions have mixed ages.
+///
+/// # Errors
+/// As [`Model::step`].
+pub fn measure(
+    model: &Model,
+    batch: usize,
+    threads: usize,
+    duration: Duration,
+    peak: f64,
+) -> Result<Measurement, ModelError> {
+    let runs = together(threads, |barrier| -> Result<(u32, Duration), ModelError> {
+        let mut sessions: Vec<(StateCache, Vec<f32>)> =
+            (0..batch).map(|_| (model.new_state(), Vec::new())).collect();
+        let geometry = model.geometry();
+        // A slow wave in the range of log-mel features; the values do not change what is computed.
+        let count = geometry.frames_needed(0) * geometry.num_features;
+        let features: Vec<f32> = (0..count)
+            .map(|index| (index as f32 * 0.01).sin() * 0.5)
+            .collect();
+        for (index, (state, output)) in sessions.iter_mut().enumerate() {
+            for _ in 0..index as u64 % AGES {
+                step(model, &features, [(&mut *state, &mut *output)])?;
+            }
+        }
+        step(
+            model,
+            &features,
+            sessions.iter_mut().map(|(state, output)| (state, output)),
+        )?;
+        barrier.wait();
+        let begin = Instant::now();
+        let mut steps = 0;
+        while begin.elapsed() < duration || steps == 0 {
+            step(
+                model,
+                &features,
+                sessions.iter_mut().map(|(state, output)| (state, output)),
+            )?;
+            steps += 1;
+        }
+        Ok((steps, begin.elapsed()))
+    });
+    let runs = runs.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let steps_per_second: f64 = runs
+        .iter()
+        .map(|(steps, time)| f64::from(*steps) / time.as_secs_f64())
+        .sum();
+    let sessions_per_second = steps_per_second * batch as f64;
+    Ok(Measurement {
+        batch,
+        threads,
+        step: Duration::from_secs_f64(runs.len() as f64 / steps_per_second),
+        streams: sessions_per_second * model.latency().segment.as_secs_f64(),
+        percent_of_peak: 100.0 * sessions_per_second * model.products_per_step() as f64 / peak,
+    })
+}
+
+fn step<'a>(
+    model: &Model,
+    features: &[f32],
+    sessions: impl IntoIterator<Item = (&'a mut StateCache, &'a mut Vec<f32>)>,
+) -> Result<(), ModelError> {
+    let geometry = model.geometry();
+    let mut rows: Vec<StepRow<'_>> = sessions
+        .into_iter()
+        .map(|(state, output)| {
+            let needed = geometry.frames_needed(state.steps) * geometry.num_features;
+            StepRow {
+                features: &features[..needed],
+                state,
+                output,
+            }
+        })
+        .collect();
+    model.step(&mut rows)
+}
+
+/// Runs the same work on several threads, which may wait for one another before they measure.
+fn together<T: Send>(threads: usize, work: impl Fn(&Barrier) -> T + Sync) -> Vec<T> {
+    let barrier = Barrier::new(threads);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(|| work(&barrier))).collect();
+        workers
+            .into_iter()
+            .map(|worker| {
+                worker
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+            .collect()
+    })
+}
