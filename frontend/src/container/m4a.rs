@@ -24,21 +24,23 @@ struct Atom {
     kind: [u8; 4],
     start: u64,
     end: u64,
+    /// It says that it goes on beyond what it is in.
+    cut: bool,
 }
 
-/// Whether the index comes before the audio, so that the file can be read from front to back.
-pub(super) fn index_comes_first(source: &mut Source) -> bool {
+/// Whether the file ends before its audio does, with the index in front of it: then it can be read from front to back
+/// as far as it goes.
+pub(super) fn ends_early(source: &mut Source) -> bool {
     let whole = Atom {
         kind: *b"file",
         start: 0,
         end: source.len(),
+        cut: false,
     };
     let atoms = children(source, &whole);
-    let place = |kind: &[u8; 4]| atoms.iter().position(|atom| &atom.kind == kind);
-    match (place(b"moov"), place(b"mdat")) {
-        (Some(index), Some(audio)) => index < audio,
-        _ => false,
-    }
+    let index = atoms.iter().position(|atom| &atom.kind == b"moov");
+    let cut = atoms.iter().position(|atom| atom.cut);
+    matches!((index, cut), (Some(index), Some(cut)) if index < cut)
 }
 
 /// The edit of the first audio track; None when there is none, or one of several parts. Leaves `source` anywhere.
@@ -47,6 +49,7 @@ pub(super) fn edit(source: &mut Source) -> Option<Edit> {
         kind: *b"file",
         start: 0,
         end: source.len(),
+        cut: false,
     };
     let movie = child(source, &whole, b"moov")?;
     let movie_timescale = timescale(source, &movie, b"mvhd")?;
@@ -120,11 +123,13 @@ fn children(source: &mut Source, atom: &Atom) -> Vec<Atom> {
         if size < header {
             break;
         }
-        let end = position.saturating_add(size).min(atom.end);
+        let claimed = position.saturating_add(size);
+        let (end, cut) = (claimed.min(atom.end), claimed > atom.end);
         found.push(Atom {
             kind: [k0, k1, k2, k3],
             start: position + header,
             end,
+            cut,
         });
         position = end;
     }

@@ -118,7 +118,7 @@ impl PacketDecoder {
         } else {
             None
         };
-        if kind == Kind::Webm || kind == Kind::M4a && m4a::index_comes_first(&mut source) {
+        if kind == Kind::Webm || kind == Kind::M4a && m4a::ends_early(&mut source) {
             source.hide_end();
         }
         source.rewind()?;

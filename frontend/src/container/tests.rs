@@ -50,7 +50,7 @@ const fn expect(
     }
 }
 
-pub(super) const CLIPS: [Expected; 16] = [
+pub(super) const CLIPS: [Expected; 18] = [
     expect(SOURCE, "wav (16-bit integer)", 16_000, 8_000, 0.999_999),
     expect(
         clip!("clip.piped.wav"),
@@ -74,6 +74,11 @@ pub(super) const CLIPS: [Expected; 16] = [
         delay: 1_024,
         ..expect(clip!("clip.aac"), "aac (aac)", 16_000, 9_216, 0.997)
     },
+    Expected {
+        delay: 1_024,
+        ..expect(clip!("clip.fragmented.mp4"), "m4a (aac)", 16_000, 9_216, 0.997)
+    },
+    expect(clip!("clip.video.mp4"), "m4a (aac)", 16_000, 8_000, 0.997),
     expect(clip!("clip.opus"), "ogg (opus)", 48_000, 24_000, 0.98),
     Expected {
         channels: 2,

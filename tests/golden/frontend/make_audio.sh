@@ -15,6 +15,9 @@ encode -c:a libmp3lame -b:a 64k -ar 44100           clip.44100.mp3
 encode -c:a aac -b:a 48k                            clip.m4a
 encode -c:a aac -b:a 48k -f adts                    clip.aac
 encode -c:a aac -b:a 64k -ar 44100 -ac 2 -movflags +faststart  clip.stereo.m4a
+encode -c:a aac -b:a 48k -movflags frag_keyframe+empty_moov+default_base_moof  clip.fragmented.mp4
+ffmpeg -hide_banner -loglevel error -y -f lavfi -i color=s=16x16:d=0.5 -i source.wav -map_metadata -1 -fflags +bitexact \
+  -flags +bitexact -c:v mpeg4 -c:a aac -b:a 48k -movflags +faststart    clip.video.mp4
 encode -c:a libopus -b:a 32k -page_duration 100000  clip.opus
 encode -c:a libopus -b:a 48k -ac 2                  clip.stereo.opus
 encode -c:a libopus -b:a 96k -ac 6                  clip.six.opus
