@@ -1,11 +1,10 @@
 """Every container and rate that people post, made from one clip by ffmpeg, against the same words."""
 
+import difflib
 import subprocess
 
 import httpx
 import pytest
-
-from conftest import word_errors
 
 ENCODINGS = {
     "wav-8k": ["-ar", "8000", "-f", "wav"],
@@ -43,7 +42,7 @@ def test_a_container_is_heard(server, clips, ffmpeg, reference, name, tmp_path):
         [ffmpeg, "-v", "error", "-i", str(clips["0870"]), *ENCODINGS[name], "-"], stdout=subprocess.PIPE, check=True
     ).stdout
     text = transcribe(server, encoded, f"clip.{name.partition('-')[0]}")
-    words = len(reference.split())
-    # Lossy codecs and an 8 kHz band change some words, never most of them.
-    lossless = name in {"flac", "wav-float"}
-    assert word_errors(reference, text) <= (0 if lossless else 0.6 * words), text
+    if name in {"flac", "wav-float"}:
+        assert text == reference
+    # Lossy codecs and an 8 kHz band change some letters, never most of them.
+    assert difflib.SequenceMatcher(None, reference, text).ratio() >= 0.5, text
