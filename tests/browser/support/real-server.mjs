@@ -1,7 +1,9 @@
 // The real binary: WAXWING_BIN, or the release build of this repository. And a wire to it that can be cut.
 
 import { spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
+import { request } from 'node:http';
 import { connect, createServer } from 'node:net';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
@@ -71,6 +73,18 @@ export async function startWire(port) {
       await once(wire, 'close');
     },
   };
+}
+
+/** Takes a place on the server and keeps it until the socket that it gives is destroyed. */
+export async function holdSession(port) {
+  const asking = request({
+    host: '127.0.0.1', port, path: '/v1/stream',
+    headers: { connection: 'Upgrade', upgrade: 'websocket', 'sec-websocket-version': '13', 'sec-websocket-key': randomBytes(16).toString('base64') },
+  });
+  asking.end();
+  const [, socket] = await once(asking, 'upgrade');
+  socket.on('error', () => {}).resume();
+  return socket;
 }
 
 /** The text that the server gives for a posted file. */

@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { after, before, test } from 'node:test';
 
 import { openPage, startBrowser } from '../support/browser.mjs';
-import { post, startServer, startWire } from '../support/real-server.mjs';
+import { holdSession, post, startServer, startWire } from '../support/real-server.mjs';
 import { CLIPS, clipPath, join16k, wordErrorRate, wordsOf } from '../support/sounds.mjs';
 
 const SAMPLE = fileURLToPath(new URL('../../../web/sample.flac', import.meta.url));
@@ -124,16 +124,12 @@ test('a text file named .wav is refused in words', async () => {
 test('a full server is counted down, and the place is taken when it is free', async () => {
   const small = await startServer({ SLOTS: 1 });
   try {
-    const holder = new WebSocket(`${small.url.replace('http', 'ws')}v1/stream`, ['waxwing.v1']);
-    await new Promise((resolve, reject) => {
-      holder.onmessage = resolve;
-      holder.onerror = reject;
-    });
+    const holder = await holdSession(small.port);
     await onPage(chromium.browser, small.url, async ({ page, state }) => {
       await page.click('#sample');
       await page.waitForSelector('#alerts .notice');
       assert.match(await page.innerText('#alerts'), /server is full.*Trying again in \d+ s/s);
-      holder.close();
+      holder.destroy();
       await state('listening', 30_000);
       await page.click('#toggle');
       await state('done');
