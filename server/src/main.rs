@@ -1,2 +1,7 @@
 //! The command `waxwing`.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    waxwing_server::cli::run(std::env::args_os())
+}

@@ -36,7 +36,12 @@ pub enum Action {
     /// Leave the stream and open one with these parameters; then call [`Session::opened`].
     Reopen(Box<Parameters>),
     /// Change the rules of the stream from here on.
-    Configure(Endpointing),
+    Configure {
+        /// Whether partials are made.
+        partials: bool,
+        /// When an utterance ends.
+        endpointing: Endpointing,
+    },
     /// Hand on to the stream.
     Input(Input),
     /// Close the socket with this code; nothing follows.
@@ -84,10 +89,8 @@ pub struct Session {
     heard: Instant,
     noticed: bool,
     started: bool,
-    bytes: u64,
     bad_messages: u64,
     ignored_messages: u64,
-    sent_non_finite: bool,
 }
 
 impl Session {
@@ -102,10 +105,8 @@ impl Session {
             heard: now,
             noticed: false,
             started: false,
-            bytes: 0,
             bad_messages: 0,
             ignored_messages: 0,
-            sent_non_finite: false,
         }
     }
 
@@ -117,6 +118,11 @@ impl Session {
     /// Whether Close is out.
     pub fn is_closed(&self) -> bool {
         self.phase == Phase::Closed
+    }
+
+    /// Whether the end of the audio was declared: nothing that the client still sends reaches the stream.
+    pub fn is_ending(&self) -> bool {
+        matches!(self.phase, Phase::Ending(_) | Phase::Closed)
     }
 
     /// When [`Self::tick`] has something to say next.
@@ -146,7 +152,6 @@ impl Session {
                 Incoming::Binary(bytes) => {
                     self.heard = now;
                     self.phase = Phase::Listening;
-                    self.bytes += bytes.len() as u64;
                     actions.push(Action::Input(Input::Audio(bytes)));
                 }
                 Incoming::Text(text) if text.trim().is_empty() => self.ignored_messages += 1,
@@ -172,11 +177,7 @@ impl Session {
             }
             Event::Flushed { id } => actions.push(Action::Send(ServerMessage::Flushed { id })),
             Event::Warning { code, message } => {
-                let non_finite = code == WarningCode::NonFiniteAudio.as_str();
-                if !(non_finite && self.sent_non_finite) {
-                    actions.push(Action::Send(ServerMessage::Warning { code, message }));
-                }
-                self.sent_non_finite |= non_finite;
+                actions.push(Action::Send(ServerMessage::Warning { code, message }));
             }
             Event::Done {
                 audio_seconds,
@@ -264,8 +265,16 @@ impl Session {
     fn configure(&mut self, options: &Options, actions: &mut Vec<Action>) {
         match self.parameters.configure(options) {
             Ok(unsupported) => {
-                if options.endpointing.is_some() {
-                    actions.push(Action::Configure(self.parameters.endpointing));
+                if options.endpointing.is_some() || options.partials.is_some() {
+                    let Parameters {
+                        partials,
+                        endpointing,
+                        ..
+                    } = self.parameters;
+                    actions.push(Action::Configure {
+                        partials,
+                        endpointing,
+                    });
                 }
                 warn_unsupported(&unsupported, actions);
             }
@@ -302,13 +311,6 @@ impl Session {
     }
 
     fn end_with(&mut self, ending: Ending, actions: &mut Vec<Action>) {
-        let frame = self.parameters.encoding.bytes_per_sample() as u64 * u64::from(self.parameters.channels);
-        let over = self.bytes % frame;
-        if over != 0 {
-            let message =
-                format!("the audio ended inside a sample: the last {over} of {frame} bytes are dropped");
-            warn(WarningCode::OddAudioLength, message, actions);
-        }
         self.phase = Phase::Ending(ending);
         actions.push(Action::Input(Input::Stop));
     }

@@ -1,6 +1,7 @@
 //! What a session is set up with: the query of the request and a first `start`, checked against what is served.
 
 use waxwing_frontend::pcm::Encoding;
+use waxwing_model::transcript;
 
 use crate::config::nearest;
 use crate::limits;
@@ -147,17 +148,14 @@ impl Parameters {
     /// For values out of range.
     pub fn configure(&mut self, options: &Options) -> Result<Vec<&'static str>, Refused> {
         let wanted = options.endpointing.unwrap_or_default();
-        let checked = |name: &str, value: Option<u32>, low: u32, high: u32| match value {
-            Some(value) if !(low..=high).contains(&value) => {
-                let message = format!("`endpointing.{name}` must be from {low} to {high}, not {value}");
-                Err(Refused::new(ErrorCode::InvalidField, message))
-            }
-            value => Ok(value),
-        };
-        let silence_ms = checked("silence_ms", wanted.silence_ms, 100, 10_000)?;
-        let max_utterance_ms = checked("max_utterance_ms", wanted.max_utterance_ms, 2_000, 120_000)?;
-        self.endpointing.silence_ms = silence_ms.or(self.endpointing.silence_ms);
-        self.endpointing.max_utterance_ms = max_utterance_ms.or(self.endpointing.max_utterance_ms);
+        let mut endpointing = self.endpointing;
+        endpointing.silence_ms = wanted.silence_ms.or(endpointing.silence_ms);
+        endpointing.max_utterance_ms = wanted.max_utterance_ms.or(endpointing.max_utterance_ms);
+        endpointing
+            .over(transcript::Endpointing::default())
+            .validate()
+            .map_err(|error| Refused::new(ErrorCode::InvalidField, format!("endpointing: {error}")))?;
+        self.endpointing = endpointing;
         self.partials = options.partials.unwrap_or(self.partials);
         self.words = options.words.unwrap_or(self.words);
         let mut unsupported = Vec::new();

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use waxwing_model::transcript;
 
 use crate::engine::{Utterance, Word};
 
@@ -48,6 +49,16 @@ pub struct Endpointing {
     pub silence_ms: Option<u32>,
     /// Longest utterance, in milliseconds.
     pub max_utterance_ms: Option<u32>,
+}
+
+impl Endpointing {
+    /// What is given here over the defaults of the model.
+    pub fn over(self, defaults: transcript::Endpointing) -> transcript::Endpointing {
+        transcript::Endpointing {
+            silence_ms: self.silence_ms.unwrap_or(defaults.silence_ms),
+            max_utterance_ms: self.max_utterance_ms.unwrap_or(defaults.max_utterance_ms),
+        }
+    }
 }
 
 /// A text message of the client.

@@ -1,0 +1,174 @@
+//! Which models a server has: built in, or directories on disk.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use waxwing_frontend::features::FeatureConfig;
+use waxwing_model::Model;
+use waxwing_model::encoder::{Geometry, StateCache, StepRow};
+use waxwing_model::tokens::Tokens;
+
+use crate::config::nearest;
+use crate::engine::{StepFailed, StepModel};
+use crate::wire::native::Latency;
+
+/// The contents of a model directory.
+struct BuiltIn {
+    id: &'static str,
+    config: &'static str,
+    tokens: &'static str,
+    weights: &'static [u8],
+}
+
+macro_rules! built_in {
+    ($id:literal) => {
+        BuiltIn {
+            id: $id,
+            config: include_str!(concat!("../../model/pretrained/", $id, "/config.json")),
+            tokens: include_str!(concat!("../../model/pretrained/", $id, "/tokens.txt")),
+            weights: include_bytes!(concat!("../../model/pretrained/", $id, "/model.safetensors")),
+        }
+    };
+}
+
+/// The models in the binary, the default first.
+const BUILT_IN: &[BuiltIn] = &[built_in!("en-emformer")];
+
+/// Ids of the models in the binary, the default first.
+pub fn built_in_ids() -> impl Iterator<Item = &'static str> {
+    BUILT_IN.iter().map(|model| model.id)
+}
+
+/// Loads models by id or directory; the built-in default when none is named.
+///
+/// # Errors
+/// Every problem of every model, in one message.
+pub fn load(names: &[String]) -> anyhow::Result<Vec<Arc<Model>>> {
+    if names.is_empty() {
+        let default = BUILT_IN
+            .first()
+            .context("this binary has no model inside\n\nhint: name one with `--model DIR`")?;
+        return Ok(vec![Arc::new(from_binary(default)?)]);
+    }
+    let mut models: Vec<Arc<Model>> = Vec::new();
+    let mut problems = Vec::new();
+    for name in names {
+        match load_one(name) {
+            Ok(model) if models.iter().any(|other| other.id() == model.id()) => {
+                problems.push(format!(
+                    "{name}: another model is already called `{}`",
+                    model.id()
+                ));
+            }
+            Ok(model) => models.push(Arc::new(model)),
+            Err(error) => problems.push(format!("{name}: {error:#}")),
+        }
+    }
+    anyhow::ensure!(problems.is_empty(), "{}", problems.join("\n"));
+    Ok(models)
+}
+
+fn load_one(name: &str) -> anyhow::Result<Model> {
+    if let Some(model) = BUILT_IN.iter().find(|model| model.id == name) {
+        return from_binary(model);
+    }
+    let path = Path::new(name);
+    if path.is_dir() {
+        return Ok(Model::load(path)?);
+    }
+    let known: Vec<&str> = built_in_ids().collect();
+    let near = nearest(name, known.iter().copied())
+        .map(|near| format!("; did you mean `{near}`?"))
+        .unwrap_or_default();
+    anyhow::bail!(
+        "neither a model directory nor a built-in model ({}){near}",
+        known.join(", ")
+    )
+}
+
+fn from_binary(model: &BuiltIn) -> anyhow::Result<Model> {
+    Model::from_parts(model.config, model.tokens, model.weights)
+        .with_context(|| format!("the built-in model {} cannot be used", model.id))
+}
+
+impl StepModel for Model {
+    fn id(&self) -> &str {
+        Self::id(self)
+    }
+
+    fn geometry(&self) -> &Geometry {
+        Self::geometry(self)
+    }
+
+    fn features(&self) -> FeatureConfig {
+        Self::features(self).clone()
+    }
+
+    fn sample_rate_hz(&self) -> u32 {
+        Self::sample_rate_hz(self)
+    }
+
+    fn tokens(&self) -> &Arc<Tokens> {
+        Self::tokens(self)
+    }
+
+    fn output_frame_seconds(&self) -> f64 {
+        Self::output_frame_seconds(self)
+    }
+
+    fn new_state(&self) -> StateCache {
+        Self::new_state(self)
+    }
+
+    fn reset(&self, state: &mut StateCache) {
+        Self::reset(self, state);
+    }
+
+    fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), StepFailed> {
+        Self::step(self, rows).map_err(|error| StepFailed(error.to_string()))
+    }
+}
+
+/// The models as the engine takes them.
+pub fn steppable(models: &[Arc<Model>]) -> Vec<Arc<dyn StepModel>> {
+    models
+        .iter()
+        .map(|model| Arc::clone(model) as Arc<dyn StepModel>)
+        .collect()
+}
+
+/// What a model waits for.
+pub fn latency(model: &Model) -> Latency {
+    let latency = model.latency();
+    let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    Latency {
+        segment: millis(latency.segment),
+        right_context: millis(latency.right_context),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_in_the_binary() {
+        let models = load(&[]).unwrap();
+        assert_eq!(
+            models.iter().map(|model| model.id()).collect::<Vec<_>>(),
+            ["en-emformer"]
+        );
+        let latency = latency(&models[0]);
+        assert!(latency.segment > 0 && latency.segment <= 2000, "{latency:?}");
+    }
+
+    #[test]
+    fn unknown_names_are_all_reported_with_the_nearest_known_one() {
+        let error = load(&["en-emfromer".into(), "/no/such/directory".into()])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("did you mean `en-emformer`?"), "{error}");
+        assert!(error.contains("/no/such/directory: neither"), "{error}");
+    }
+}

@@ -1,0 +1,183 @@
+//! `waxwing bench --url …`: paced sessions against a running server, and what their users would feel.
+
+mod client;
+mod report;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use waxwing_frontend::container::{AudioFile, DecodeLimits};
+use waxwing_frontend::pcm::ChannelSelection;
+
+use self::client::{Clip, Target};
+use self::report::{Process, Row};
+use super::{Failure, Outcome, serve};
+
+/// How fast audio is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Pace {
+    /// As a microphone does.
+    Realtime,
+    /// As fast as the server takes it.
+    Max,
+}
+
+/// Flags of the command.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The server
+    #[arg(long, default_value = "ws://127.0.0.1:8080")]
+    url: String,
+    /// Numbers of sessions at the same time, one row each
+    #[arg(long, value_delimiter = ',', default_value = "1,8")]
+    sessions: Vec<usize>,
+    /// What the sessions say, one file after the other, each session beginning at another
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    audio: Vec<PathBuf>,
+    /// How fast it is said
+    #[arg(long, value_enum, default_value = "realtime")]
+    pace: Pace,
+    /// Seconds that each session speaks; the audio is repeated or cut. 0: all of it once
+    #[arg(long, default_value_t = 0.0)]
+    seconds: f64,
+    /// Milliseconds of audio in one message
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    chunk_ms: u32,
+    /// Key of the server
+    #[arg(long, env = "WAXWING_KEY", hide_env_values = true)]
+    key: Option<String>,
+    /// Process id of the server, if it is on this machine: adds its memory and processor time
+    #[arg(long)]
+    pid: Option<u32>,
+    /// JSON instead of a table
+    #[arg(long, conflicts_with = "csv")]
+    json: bool,
+    /// CSV instead of a table
+    #[arg(long)]
+    csv: bool,
+}
+
+pub(super) fn run(arguments: Arguments) -> Outcome {
+    if arguments.sessions.is_empty() || arguments.sessions.contains(&0) {
+        return Err(Failure::Usage(anyhow::anyhow!(
+            "`--sessions` needs numbers above 0, such as 1,8,32"
+        )));
+    }
+    let clips = arguments
+        .audio
+        .iter()
+        .map(|path| read(path))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let runtime = serve::runtime()?;
+    let mut rows = Vec::new();
+    for &sessions in &arguments.sessions {
+        let row = runtime.block_on(measure(&arguments, &clips, sessions))?;
+        writeln!(
+            std::io::stderr(),
+            "{sessions} sessions: {} answered",
+            row.sessions_done
+        )?;
+        rows.push(row);
+    }
+    let mut out = std::io::stdout().lock();
+    let text = if arguments.json {
+        report::json(&rows)?
+    } else if arguments.csv {
+        report::csv(&rows)
+    } else {
+        report::table(&rows)
+    };
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+/// Runs one number of sessions to their ends.
+async fn measure(arguments: &Arguments, clips: &[Vec<i16>], sessions: usize) -> anyhow::Result<Row> {
+    let target = Arc::new(Target {
+        url: format!(
+            "{}/v1/stream?encoding=s16le&sample_rate={}",
+            arguments.url.trim_end_matches('/'),
+            client::RATE_HZ
+        ),
+        key: arguments.key.clone(),
+        chunk: Duration::from_millis(u64::from(arguments.chunk_ms)),
+        pace: arguments.pace,
+    });
+    let before = arguments.pid.and_then(Process::read);
+    let begun = std::time::Instant::now();
+    let mut tasks = Vec::new();
+    for index in 0..sessions {
+        let clip = Clip {
+            samples: speech(clips, index, arguments.seconds).into(),
+        };
+        // Spread over one second, so that segments do not end in step as no crowd's do.
+        let delay = Duration::from_secs_f64(index as f64 / sessions as f64);
+        tasks.push(tokio::spawn(client::run(Arc::clone(&target), clip, delay)));
+    }
+    let mut outcomes = Vec::new();
+    for task in tasks {
+        outcomes.push(task.await.context("a session panicked")?);
+    }
+    let after = arguments.pid.and_then(Process::read);
+    Ok(Row::new(sessions, begun.elapsed(), outcomes, before, after))
+}
+
+/// The samples that a session says: all clips from its own first one on, repeated or cut to `seconds`.
+fn speech(clips: &[Vec<i16>], index: usize, seconds: f64) -> Vec<i16> {
+    let first = index % clips.len().max(1);
+    let once: Vec<i16> = clips
+        .iter()
+        .cycle()
+        .skip(first)
+        .take(clips.len())
+        .flatten()
+        .copied()
+        .collect();
+    if seconds <= 0.0 || once.is_empty() {
+        return once;
+    }
+    once.iter()
+        .copied()
+        .cycle()
+        .take((seconds * f64::from(client::RATE_HZ)) as usize)
+        .collect()
+}
+
+/// A file as 16 kHz mono.
+fn read(path: &std::path::Path) -> anyhow::Result<Vec<i16>> {
+    let name = || format!("cannot read {}", path.display());
+    let file = std::fs::File::open(path).with_context(name)?;
+    let mut audio =
+        AudioFile::open(file, DecodeLimits::default(), ChannelSelection::Mix).with_context(name)?;
+    let mut samples = Vec::new();
+    while audio.next_block(&mut samples).with_context(name)? {}
+    let mut resampled = Vec::new();
+    if audio.rate_hz() == client::RATE_HZ {
+        resampled = samples;
+    } else {
+        let mut resampler = waxwing_frontend::resample::Resampler::new(audio.rate_hz(), client::RATE_HZ)?;
+        resampler.push(&samples, &mut resampled);
+    }
+    anyhow::ensure!(!resampled.is_empty(), "{} holds no audio", path.display());
+    Ok(resampled
+        .iter()
+        .map(|sample| (sample.clamp(-1.0, 1.0) * 32_767.0) as i16)
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_begin_at_different_clips_and_last_as_told() {
+        let clips = vec![vec![1; 4], vec![2; 2]];
+        assert_eq!(speech(&clips, 0, 0.0), [1, 1, 1, 1, 2, 2]);
+        assert_eq!(speech(&clips, 1, 0.0), [2, 2, 1, 1, 1, 1]);
+        assert_eq!(speech(&clips, 0, 1.0).len(), 16_000);
+    }
+}

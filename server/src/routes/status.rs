@@ -1,0 +1,115 @@
+//! What operators and clients ask about the server: `/health`, `/ready`, `/v1/models`, `/metrics`.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::app::App;
+use crate::engine::BUCKETS_MS;
+use crate::wire::openai::{ModelEntry, ModelList};
+
+/// The body of `GET /ready`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Readiness {
+    /// `ready`, `full`, `draining` or `failed`.
+    pub state: &'static str,
+    /// Sessions that the server holds at the same time.
+    pub slots: usize,
+    /// How many more it takes now.
+    pub free: usize,
+    /// When to try again; 0 when there is no need to wait.
+    pub retry_after_ms: u64,
+}
+
+/// `GET /health`: the process answers.
+pub async fn health() -> Json<serde_json::Value> {
+    Json(serde_json::json!({"status": "ok"}))
+}
+
+/// `GET /ready`: 200 when the engine steps and the server is not stopping. A full server is ready: it is healthy, and
+/// the body says that there is no slot.
+pub async fn ready(State(app): State<Arc<App>>) -> Response {
+    let readiness = app.readiness();
+    let status = match readiness.state {
+        "ready" | "full" => StatusCode::OK,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let mut response = (status, Json(&readiness)).into_response();
+    if readiness.retry_after_ms > 0 {
+        let seconds = readiness.retry_after_ms.div_ceil(1000);
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// `GET /v1/models`, the default first.
+pub async fn models(State(app): State<Arc<App>>) -> Json<ModelList> {
+    let entry = |id: &String| ModelEntry {
+        id: id.clone(),
+        object: "model",
+        created: 0,
+        owned_by: "waxwing",
+    };
+    Json(ModelList {
+        object: "list",
+        data: app.models.0.iter().map(entry).collect(),
+    })
+}
+
+/// `GET /metrics` in Prometheus' text format.
+pub async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let mut text = app.metrics.render();
+    write_engine(&mut text, &app);
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        text,
+    )
+        .into_response()
+}
+
+fn write_engine(text: &mut String, app: &App) {
+    let (counters, status) = (app.engine.counters(), app.engine.status());
+    // Writing to a string cannot fail.
+    for (name, value) in counters.values() {
+        let _ = writeln!(
+            text,
+            "# TYPE waxwing_engine_{name}_total counter\nwaxwing_engine_{name}_total {value}"
+        );
+    }
+    for (name, value) in [
+        ("slots", status.slots),
+        ("slots_free", status.free),
+        ("files_open", status.files),
+        ("queued_segments", status.queued),
+    ] {
+        let _ = writeln!(
+            text,
+            "# TYPE waxwing_engine_{name} gauge\nwaxwing_engine_{name} {value}"
+        );
+    }
+    for (name, histogram) in [
+        ("step_seconds", &counters.step_time),
+        ("lateness_seconds", &counters.lateness),
+    ] {
+        let snapshot = histogram.snapshot();
+        let _ = writeln!(text, "# TYPE waxwing_engine_{name} histogram");
+        let mut seen = 0;
+        let bounds = BUCKETS_MS
+            .iter()
+            .map(|ms| (*ms as f64 / 1000.0).to_string())
+            .chain(["+Inf".to_string()]);
+        for (bound, count) in bounds.zip(&snapshot.buckets) {
+            seen += count;
+            let _ = writeln!(text, "waxwing_engine_{name}_bucket{{le=\"{bound}\"}} {seen}");
+        }
+        let _ = writeln!(text, "waxwing_engine_{name}_sum {}", snapshot.sum.as_secs_f64());
+        let _ = writeln!(text, "waxwing_engine_{name}_count {seen}");
+    }
+}
