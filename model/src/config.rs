@@ -211,7 +211,7 @@ impl Config {
             );
         }
         require(
-            encoder.num_heads == 0 || dim % encoder.num_heads == 0,
+            encoder.num_heads == 0 || dim.is_multiple_of(encoder.num_heads),
             format!(
                 "encoder.num_heads: expected a divisor of dim ({dim}), found {}",
                 encoder.num_heads
@@ -241,7 +241,7 @@ impl Config {
                     "encoder.position_period: expected at least 1 for a whisper-emformer".into(),
                 );
                 require(
-                    dim % 2 == 0 && dim >= 4,
+                    dim.is_multiple_of(2) && dim >= 4,
                     format!("encoder.dim: expected an even number from 4 on, found {dim}"),
                 );
             }

@@ -9,39 +9,39 @@ use waxwing_model::encoder::{StateCache, StepRow, StreamingEncoder};
 use waxwing_model::loader::Weights;
 
 /// A small deterministic generator (xorshift64*), so that a failure repeats.
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub fn bits(&mut self) -> u64 {
+    pub(crate) fn bits(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    pub fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         (self.bits() >> 33) as usize % limit
     }
 
     /// Uniform, with variance 1.
-    pub fn value(&mut self) -> f32 {
+    pub(crate) fn value(&mut self) -> f32 {
         ((self.bits() >> 40) as f32 / (1 << 24) as f32 - 0.5) * 12f32.sqrt()
     }
 
-    pub fn values(&mut self, count: usize) -> Vec<f32> {
+    pub(crate) fn values(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| self.value()).collect()
     }
 }
 
-pub fn serialise(tensors: &HashMap<String, Tensor>) -> Vec<u8> {
+pub(crate) fn serialise(tensors: &HashMap<String, Tensor>) -> Vec<u8> {
     safetensors::serialize(tensors, None).unwrap()
 }
 
-pub fn random_tensors(config: &Config, classes: Option<usize>, seed: u64) -> HashMap<String, Tensor> {
+pub(crate) fn random_tensors(config: &Config, classes: Option<usize>, seed: u64) -> HashMap<String, Tensor> {
     let mut random = Random::new(seed);
     expected_tensors(config, classes)
         .into_iter()
@@ -66,7 +66,7 @@ pub fn random_tensors(config: &Config, classes: Option<usize>, seed: u64) -> Has
 }
 
 /// Both executors of one random model.
-pub fn executors(config: &Config, seed: u64) -> (Emformer, Reference) {
+pub(crate) fn executors(config: &Config, seed: u64) -> (Emformer, Reference) {
     let classes = config.ctc.as_ref().map(|_| 9);
     let bytes = serialise(&random_tensors(config, classes, seed));
     let weights = Weights::from_safetensors(&bytes, &expected_tensors(config, classes)).unwrap();
@@ -77,16 +77,16 @@ pub fn executors(config: &Config, seed: u64) -> (Emformer, Reference) {
 }
 
 /// A session and the features that it will hear.
-pub struct Session<'a> {
-    pub state: StateCache,
-    pub output: Vec<f32>,
+pub(crate) struct Session<'a> {
+    pub(crate) state: StateCache,
+    pub(crate) output: Vec<f32>,
     /// All outputs so far.
-    pub heard: Vec<f32>,
+    pub(crate) heard: Vec<f32>,
     features: &'a [f32],
 }
 
 impl<'a> Session<'a> {
-    pub fn new(encoder: &Emformer, features: &'a [f32]) -> Self {
+    pub(crate) fn new(encoder: &Emformer, features: &'a [f32]) -> Self {
         Self {
             state: encoder.new_state(),
             output: Vec::new(),
@@ -97,7 +97,7 @@ impl<'a> Session<'a> {
 }
 
 /// Steps the sessions as one batch.
-pub fn step(encoder: &Emformer, sessions: &mut [&mut Session<'_>]) {
+pub(crate) fn step(encoder: &Emformer, sessions: &mut [&mut Session<'_>]) {
     let width = encoder.geometry().num_features;
     let mut rows: Vec<StepRow<'_>> = sessions
         .iter_mut()
@@ -120,7 +120,7 @@ pub fn step(encoder: &Emformer, sessions: &mut [&mut Session<'_>]) {
 }
 
 /// What a session that is alone in every step hears in `num_steps` steps.
-pub fn alone(encoder: &Emformer, features: &[f32], num_steps: usize) -> Vec<f32> {
+pub(crate) fn alone(encoder: &Emformer, features: &[f32], num_steps: usize) -> Vec<f32> {
     let mut session = Session::new(encoder, features);
     for _ in 0..num_steps {
         step(encoder, &mut [&mut session]);
@@ -129,12 +129,12 @@ pub fn alone(encoder: &Emformer, features: &[f32], num_steps: usize) -> Vec<f32>
 }
 
 /// Feature values for `num_steps` steps.
-pub fn features_for(encoder: &Emformer, num_steps: usize, random: &mut Random) -> Vec<f32> {
+pub(crate) fn features_for(encoder: &Emformer, num_steps: usize, random: &mut Random) -> Vec<f32> {
     let geometry = encoder.geometry();
     random.values((num_steps * geometry.segment_frames + geometry.lookahead_frames) * geometry.num_features)
 }
 
-pub fn max_difference(left: &[f32], right: &[f32]) -> f32 {
+pub(crate) fn max_difference(left: &[f32], right: &[f32]) -> f32 {
     assert_eq!(left.len(), right.len());
     // `f32::max` would pass over a NaN.
     left.iter()
@@ -143,7 +143,7 @@ pub fn max_difference(left: &[f32], right: &[f32]) -> f32 {
         .fold(0.0, |most, d| if d <= most { most } else { d })
 }
 
-pub fn flat(tensor: &Tensor) -> Vec<f32> {
+pub(crate) fn flat(tensor: &Tensor) -> Vec<f32> {
     tensor
         .to_dtype(DType::F32)
         .unwrap()

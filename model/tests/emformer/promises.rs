@@ -1,10 +1,8 @@
 //! The promises of a served encoder: streaming equals whole utterances (I2), neighbours do not matter (I3), a reset
 //! state equals a fresh one (I4), threads share the weights.
 
-mod emformer_support;
-
+use crate::support::{Random, Session, alone, executors, features_for, flat, max_difference, step};
 use candle_core::{Device, Tensor};
-use emformer_support::{Random, Session, alone, executors, features_for, flat, max_difference, step};
 use proptest::prelude::*;
 use serde_json::json;
 use waxwing_model::encoder::emformer::{Emformer, Reference};

@@ -1,12 +1,10 @@
 //! What is said about a model directory that cannot be used, and `encode` over files.
 
-mod emformer_support;
-
 use std::collections::HashMap;
 use std::path::Path;
 
+use crate::support::{Random, executors, flat, max_difference, random_tensors, serialise};
 use candle_core::{DType, Device, Tensor};
-use emformer_support::{Random, executors, flat, max_difference, random_tensors, serialise};
 use waxwing_model::encode::{Encoder, Mode, encode_file};
 use waxwing_model::encoder::StreamingEncoder;
 use waxwing_model::{Config, Model, ModelError};

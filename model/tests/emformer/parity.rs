@@ -1,13 +1,11 @@
 //! Equality with the originals: torchaudio's `Emformer` over the grid of its constructor, and the training code's
 //! streaming reference of the whisper-emformer. The data is made by `tests/golden/*.py`.
 
-mod emformer_support;
-
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use crate::support::{Session, max_difference, serialise, step};
 use candle_core::{DType, Device, Tensor};
-use emformer_support::{Session, max_difference, serialise, step};
 use serde_json::{Value, json};
 use waxwing_model::encode::{Encoder, Mode};
 use waxwing_model::encoder::emformer::{Emformer, Reference, expected_tensors};

@@ -1,0 +1,12 @@
+//! Tests of the Emformer: equality with its originals, the promises of serving, what the loader says.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests fail and report as tests do"
+)]
+
+mod loader;
+mod parity;
+mod promises;
+mod support;
