@@ -251,8 +251,10 @@ impl Listener {
 struct Outcome {
     utterances: usize,
     clips_split: usize,
-    /// Endpoints with words after them in the same clip.
+    /// Endpoints by silence with words after them in the same clip.
     inside_clips: usize,
+    /// Cuts for length.
+    cuts: usize,
     /// Those where the next utterance begins with a token that continues a word.
     inside_words_by_tokens: usize,
     /// Those where joining the words on both sides takes errors away.
@@ -268,12 +270,13 @@ impl Outcome {
     fn of(listener: &Listener, clips: &[Clip], endpointing: Endpointing) -> Self {
         let mut outcome = Self::default();
         for (clip, heard) in clips.iter().zip(&listener.heard) {
-            outcome.add(&listener.model, clip, &heard.decode(&listener.model, endpointing));
+            let utterances = heard.decode(&listener.model, endpointing);
+            outcome.add(&listener.model, clip, endpointing.silence_ms, &utterances);
         }
         outcome
     }
 
-    fn add(&mut self, model: &Model, clip: &Clip, utterances: &[(Utterance, Option<f64>)]) {
+    fn add(&mut self, model: &Model, clip: &Clip, silence_ms: u32, utterances: &[(Utterance, Option<f64>)]) {
         let frame_seconds = model.output_frame_seconds();
         self.utterances += utterances.len();
         self.clips_split += usize::from(utterances.len() > 1);
@@ -299,7 +302,11 @@ impl Outcome {
                 .first()
                 .is_some_and(|token| !model.tokens().begins_word(token.id));
             let splits_word = joining_helps(&reference, &words, index);
-            self.inside_clips += 1;
+            let last_letter = before.tokens.last().map_or(before.end, |token| token.end);
+            let pause = (after.start - last_letter) as f64 * frame_seconds;
+            let is_cut = pause < f64::from(silence_ms) / 1000.0 - frame_seconds;
+            self.cuts += usize::from(is_cut);
+            self.inside_clips += usize::from(!is_cut);
             self.inside_words_by_tokens += usize::from(continues_word);
             self.inside_words_by_reference += usize::from(splits_word);
             let marks = [
@@ -307,11 +314,10 @@ impl Outcome {
                 (splits_word, " [splits a word]"),
             ];
             self.list.push(format!(
-                "{}: {} | {} (pause {:.2} s){}",
+                "{}: {} | {} ({pause:.2} s without a letter){}",
                 clip.file,
                 before.text(),
                 after.text(),
-                (after.start - before.end) as f64 * frame_seconds,
                 marks
                     .iter()
                     .filter(|(is_so, _)| *is_so)
@@ -380,10 +386,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
 
     println!(
-        "| silence_ms | utterances | clips split | endpoints inside clips | inside words: by tokens / by reference \
+        "| silence_ms | utterances | clips split | endpoints by silence inside clips | cuts for length | inside words: by tokens / by reference \
               | WER % | final after word, s: median (p95) | after sound | published: expected / latest |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     for silence_ms in SILENCES_MS {
         let endpointing = Endpointing {
             silence_ms,
@@ -397,10 +403,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             .rate();
         let published = endpointing.final_delay(latency.segment, latency.right_context);
         println!(
-            "| {silence_ms} | {} | {} | {} | {} / {} | {:.1} | {} | {} | {} |",
+            "| {silence_ms} | {} | {} | {} | {} | {} / {} | {:.1} | {} | {} | {} |",
             outcome.utterances,
             outcome.clips_split,
             outcome.inside_clips,
+            outcome.cuts,
             outcome.inside_words_by_tokens,
             outcome.inside_words_by_reference,
             100.0 * rate,
