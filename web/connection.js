@@ -182,6 +182,8 @@ export class Connection {
       this.log.note(this.sent, performance.now());
     }
     if (this.sent > before) this.onSent?.(before, this.sent);
+    // Being told so, the owner may have finished, and `stop` is on its way.
+    if (this.stopSent) return;
     if (this.sent < recording.length) {
       this.schedulePump();
     } else if (this.ending) {
