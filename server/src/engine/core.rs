@@ -240,7 +240,7 @@ impl Core {
     }
 
     /// Units of audio that complete the next segment.
-    fn units_needed(&self) -> u64 {
+    pub(super) fn units_needed(&self) -> u64 {
         let num_features = self.model.geometry().num_features;
         let missing = (self.features_needed() - self.features.len()).div_ceil(num_features);
         let samples = self.frontend.samples_needed_for(missing as u64);

@@ -113,7 +113,7 @@ impl Inner {
 
 impl StreamShared {
     pub(super) fn new(id: String, model: usize, class: Class, core: Box<Core>) -> Self {
-        let (needed_units, next_segment_end) = (u64::MAX, core.next_segment_end());
+        let (needed_units, next_segment_end) = (core.units_needed(), core.next_segment_end());
         Self {
             id,
             model,

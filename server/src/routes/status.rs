@@ -27,13 +27,13 @@ pub struct Readiness {
 }
 
 /// `GET /health`: the process answers.
-pub async fn health() -> Json<serde_json::Value> {
+pub(super) async fn health() -> Json<serde_json::Value> {
     Json(serde_json::json!({"status": "ok"}))
 }
 
 /// `GET /ready`: 200 when the engine steps and the server is not stopping. A full server is ready: it is healthy, and
 /// the body says that there is no slot.
-pub async fn ready(State(app): State<Arc<App>>) -> Response {
+pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
     let readiness = app.readiness();
     let status = match readiness.state {
         "ready" | "full" => StatusCode::OK,
@@ -50,7 +50,7 @@ pub async fn ready(State(app): State<Arc<App>>) -> Response {
 }
 
 /// `GET /v1/models`, the default first.
-pub async fn models(State(app): State<Arc<App>>) -> Json<ModelList> {
+pub(super) async fn models(State(app): State<Arc<App>>) -> Json<ModelList> {
     let entry = |id: &String| ModelEntry {
         id: id.clone(),
         object: "model",
@@ -64,7 +64,7 @@ pub async fn models(State(app): State<Arc<App>>) -> Json<ModelList> {
 }
 
 /// `GET /metrics` in Prometheus' text format.
-pub async fn metrics(State(app): State<Arc<App>>) -> Response {
+pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     let mut text = app.metrics.render();
     write_engine(&mut text, &app);
     (
