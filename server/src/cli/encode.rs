@@ -7,7 +7,7 @@ use waxwing_model::encode::{Mode, encode_file};
 
 use super::Outcome;
 
-/// Flags of the command.
+/// Run a model's encoder on the tensors of a file
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Model directory

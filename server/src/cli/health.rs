@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::Outcome;
 
-/// Flags of the command.
+/// Ask a running server whether it is ready: exit 0 or 1, for HEALTHCHECK
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Port of the server on this machine

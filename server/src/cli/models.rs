@@ -7,7 +7,7 @@ use clap::Args;
 use super::Outcome;
 use crate::catalog;
 
-/// Flags of the command.
+/// List the models, or show one
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Ids of built-in models or model directories to show; all built-in ones are listed without

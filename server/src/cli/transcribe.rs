@@ -39,7 +39,7 @@ impl Format {
     }
 }
 
-/// Flags of the command.
+/// Transcribe audio files, or standard input by `-`
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Audio files; `-` is standard input

@@ -26,7 +26,7 @@ pub(super) enum Pace {
     Max,
 }
 
-/// Flags of the command.
+/// Measure a running server with paced sessions
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The server
