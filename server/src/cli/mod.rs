@@ -118,7 +118,7 @@ pub fn command() -> Command {
         .subcommand(settings::add(verb("check-config", "Check the settings and say what is wrong, all at once"), settings::ALL))
         .subcommand(health::Arguments::augment_args(verb("health", "Ask a running server whether it is ready: exit 0 or 1, for HEALTHCHECK")))
         .subcommand(encode::Arguments::augment_args(verb("encode", "Run a model's encoder on tensors of a file")))
-        .subcommand(bench::Arguments::augment_args(verb("bench", "Measure a running server with paced sessions")))
+        .subcommand(bench::Arguments::augment_args(verb("bench", "Measure a running server with paced sessions, or a model alone")))
 }
 
 #[cfg(test)]

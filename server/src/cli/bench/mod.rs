@@ -1,7 +1,8 @@
-//! `waxwing bench --url …`: paced sessions against a running server, and what their users would feel.
+//! `waxwing bench`: paced sessions against a running server and what their users would feel, or a model's encoder alone.
 
 mod client;
 mod report;
+mod steps;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -26,7 +27,7 @@ pub(super) enum Pace {
     Max,
 }
 
-/// Measure a running server with paced sessions
+/// Measure a running server with paced sessions, or a model alone
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The server
@@ -36,8 +37,17 @@ pub(super) struct Arguments {
     #[arg(long, value_delimiter = ',', default_value = "1,8")]
     sessions: Vec<usize>,
     /// What the sessions say, one file after the other, each session beginning at another
-    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    #[arg(long, value_name = "FILE", required_unless_present = "model", num_args = 1..)]
     audio: Vec<PathBuf>,
+    /// Measure the encoder of this model directory alone, without a server
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["audio", "url", "sessions", "pid"])]
+    model: Option<PathBuf>,
+    /// Sessions in one step, for `--model`; one row each
+    #[arg(long, value_delimiter = ',', default_value = "1,8,32", requires = "model")]
+    batch: Vec<usize>,
+    /// Threads that step at once, for `--model`
+    #[arg(long, default_value_t = 1, requires = "model")]
+    threads: usize,
     /// How fast it is said
     #[arg(long, value_enum, default_value = "realtime")]
     pace: Pace,
@@ -62,6 +72,16 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: Arguments) -> Outcome {
+    if let Some(directory) = &arguments.model {
+        let Arguments {
+            batch,
+            threads,
+            csv,
+            json,
+            ..
+        } = &arguments;
+        return steps::run(directory, batch, *threads, *csv, *json);
+    }
     if arguments.sessions.is_empty() || arguments.sessions.contains(&0) {
         return Err(Failure::Usage(anyhow::anyhow!(
             "`--sessions` needs numbers above 0, such as 1,8,32"
