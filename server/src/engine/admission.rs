@@ -137,7 +137,8 @@ impl Admission {
     /// Live streams of this cost that there is room for in all, taken ones included.
     pub fn live_capacity(&self, cost: f64) -> usize {
         let budget = self.limits.workers as f64 * BUDGET_SHARE * self.factor;
-        let further = ((budget - self.spent) / cost.max(1e-9)).max(0.0) as usize;
+        // What fits exactly is not lost to rounding.
+        let further = ((budget - self.spent) / cost.max(1e-9) + 1e-6).max(0.0) as usize;
         (self.live + further).max(1).min(self.limits.live)
     }
 

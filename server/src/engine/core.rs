@@ -227,7 +227,15 @@ impl Core {
     /// Seconds of the client's audio at the end of the segment that comes next.
     pub(super) fn next_segment_end(&self) -> f64 {
         let geometry = self.model.geometry();
-        (self.slot.state().steps + 1) as f64 * geometry.segment_frames as f64 * self.frame_seconds()
+        let heard =
+            (self.slot.state().steps + 1) as f64 * geometry.segment_frames as f64 * self.frame_seconds();
+        // Silence that was inserted is not the client's time: who flushes often is not ahead of its own clock.
+        let inserted = self
+            .frontend
+            .samples_received()
+            .saturating_sub(self.timeline.received());
+        // The look-ahead of the first segment can be longer than the segment itself.
+        (heard - inserted as f64 / f64::from(self.frontend.config().input_rate_hz)).max(0.0)
     }
 
     /// Units of audio taken since the beginning.
@@ -293,6 +301,10 @@ impl Core {
             self.push_final(&last, events);
         }
         self.told_revision = self.transcriber.revision();
+        // Whatever is said from here on lies behind these frames; so a client that flushes for hours costs nothing.
+        let rate = f64::from(self.frontend.config().input_rate_hz);
+        let seen = self.transcriber.frames_seen() as f64 * self.model.output_frame_seconds();
+        self.timeline.forget_before((seen * rate).floor() as u64);
         match then {
             Then::Flush { id } => {
                 events.push(Event::Flushed { id });

@@ -47,7 +47,7 @@ use self::core::Core;
 use self::queue::{Ready, ReadyQueue};
 use self::slots::SlotPool;
 use self::stream::StreamShared;
-use self::supervisor::Supervisor;
+use self::supervisor::{Health, Supervisor};
 use self::warm_up::Warmth;
 
 /// What a client sends into a stream, in order: a flush applies to exactly the audio before it.
@@ -149,7 +149,7 @@ pub enum EngineState {
     Ready,
     /// It gives the open streams their last words and takes no more.
     Draining,
-    /// It hung or lost its device; the process has to be restarted.
+    /// A worker is being rebuilt after a failed step; or the engine hung, and the process has to be restarted.
     Failed,
 }
 
@@ -282,8 +282,8 @@ impl Engine {
                 .position(|(model, _)| model.id() == id)
                 .ok_or_else(|| OpenError::UnknownModel(id.clone()))?,
         };
-        if self.shared.watched.has_failed() {
-            let retry_after = Duration::from_secs(10);
+        if self.shared.watched.state() != Health::Sound {
+            let retry_after = self.shared.watched.retry_after();
             return Err(OpenError::Refused(Refusal {
                 code: ErrorCode::EngineFailed,
                 retry_after,
@@ -317,6 +317,9 @@ impl Engine {
         {
             worker::stop(&self.shared, &stream);
         }
+        if self.shared.watched.state() == Health::Hung {
+            stream.fail(&self.shared, ErrorCode::EngineFailed, supervisor::GONE);
+        }
         Ok(Stream {
             shared: stream,
             engine: Arc::clone(&self.shared),
@@ -332,11 +335,12 @@ impl Engine {
     /// The engine now.
     pub fn status(&self) -> EngineStatus {
         let counts = self.shared.pool.counts();
-        let (draining, retry_after) = self
+        let (draining, mut retry_after) = self
             .shared
             .pool
             .with_admission(|admission| (admission.is_draining(), admission.retry_after()));
-        let state = if self.shared.watched.has_failed() {
+        let state = if self.shared.watched.state() != Health::Sound {
+            retry_after = self.shared.watched.retry_after();
             EngineState::Failed
         } else if draining {
             EngineState::Draining
@@ -412,6 +416,15 @@ impl Drop for Engine {
         self.shared.queue_lock().shutdown = true;
         self.shared.work.notify_all();
         self.supervisor.shut_down(&self.shared);
+        let streams: Vec<_> = self
+            .shared
+            .streams_lock()
+            .values()
+            .filter_map(Weak::upgrade)
+            .collect();
+        for stream in streams {
+            stream.fail(&self.shared, ErrorCode::Draining, ErrorCode::Draining.text());
+        }
     }
 }
 

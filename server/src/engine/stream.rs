@@ -5,12 +5,20 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use tokio::sync::Notify;
 
 use super::core::Core;
 use super::counters::count;
 use super::queue::Class;
 use super::{Event, Input, Shared};
+
+/// Messages of audio are joined up to this many bytes.
+const JOINED_BYTES: usize = 16 * 1024;
+/// Flushes and changes that may wait before no more is read from the client.
+const WAITING_CONTROLS: usize = 64;
+/// Unread events that may wait before no more is read from the client.
+const UNREAD_EVENTS: usize = 256;
 
 /// Where a stream stands with the workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +47,7 @@ pub(super) struct StreamShared {
 pub(super) struct Inner {
     pub(super) place: Place,
     pub(super) core: Option<Box<Core>>,
-    inbox: VecDeque<Input>,
+    inbox: VecDeque<Waiting>,
     /// Units of audio in the inbox: bytes, or decoded samples.
     waiting_units: u64,
     /// Flushes, changes and stops in the inbox: each makes the stream ready at once.
@@ -57,14 +65,30 @@ pub(super) struct Inner {
     unread_since: Option<Instant>,
     /// `Done` or `Error` was put down.
     ended: bool,
+    /// The end came from outside the worker that may still have the core: what that says now is nobody's.
+    given_up: bool,
     /// The client's side is gone.
     pub(super) abandoned: bool,
+}
+
+/// An input in the inbox.
+#[derive(Debug)]
+enum Waiting {
+    /// Audio of one or more messages.
+    Audio(BytesMut),
+    /// Everything else as it came.
+    Other(Input),
 }
 
 /// What a stream still has to do, seen from the inbox.
 impl Inner {
     pub(super) fn is_ready(&self) -> bool {
         self.waiting_controls > 0 || self.waiting_units >= self.needed_units
+    }
+
+    /// Whether nobody waits for what a worker still finds.
+    pub(super) fn is_nobodys(&self) -> bool {
+        self.abandoned || self.given_up
     }
 
     pub(super) fn units_received(&self) -> u64 {
@@ -75,12 +99,17 @@ impl Inner {
     pub(super) fn pop(&mut self, units: u64) -> Option<Input> {
         let limit = usize::try_from(units).unwrap_or(usize::MAX);
         let next = match self.inbox.front_mut()? {
-            Input::Audio(bytes) if bytes.len() > limit => Some(Input::Audio(bytes.split_to(limit))),
-            Input::Samples(samples) if samples.len() > limit => {
+            Waiting::Audio(bytes) if bytes.len() > limit => {
+                Some(Input::Audio(bytes.split_to(limit).freeze()))
+            }
+            Waiting::Other(Input::Samples(samples)) if samples.len() > limit => {
                 let rest = samples.split_off(limit);
                 Some(Input::Samples(std::mem::replace(samples, rest)))
             }
-            _ => self.inbox.pop_front(),
+            _ => self.inbox.pop_front().map(|waiting| match waiting {
+                Waiting::Audio(bytes) => Input::Audio(bytes.freeze()),
+                Waiting::Other(input) => input,
+            }),
         };
         match &next {
             Some(Input::Audio(bytes)) => self.waiting_units -= bytes.len() as u64,
@@ -93,9 +122,20 @@ impl Inner {
 
     fn push(&mut self, input: Input) {
         match &input {
+            // A short message is copied behind the one before it: neither the number of messages nor the network
+            // buffers that they are slices of weigh on a session (I8).
             Input::Audio(bytes) => {
                 self.waiting_units += bytes.len() as u64;
                 self.units_received += bytes.len() as u64;
+                if let Some(Waiting::Audio(last)) = self.inbox.back_mut()
+                    && last.len() + bytes.len() <= JOINED_BYTES
+                {
+                    last.extend_from_slice(bytes);
+                } else if !bytes.is_empty() {
+                    self.inbox
+                        .push_back(Waiting::Audio(BytesMut::from(bytes.as_ref())));
+                }
+                return;
             }
             Input::Samples(samples) => {
                 self.waiting_units += samples.len() as u64;
@@ -107,7 +147,41 @@ impl Inner {
             }
             Input::Flush { .. } | Input::Configure { .. } => self.waiting_controls += 1,
         }
-        self.inbox.push_back(input);
+        self.inbox.push_back(Waiting::Other(input));
+    }
+
+    /// Puts events down; `false` when there was none, or nobody wants them.
+    fn post(&mut self, shared: &Shared, events: impl IntoIterator<Item = Event>) -> bool {
+        if self.given_up {
+            return false;
+        }
+        let mut any = false;
+        for event in events {
+            if self.ended {
+                debug_assert!(false, "I6: {event:?} after the end");
+                count(&shared.counters.promise_end_broken);
+                continue;
+            }
+            any = true;
+            match event {
+                Event::Partial(_) => {
+                    if self.partial.replace(event).is_some() {
+                        count(&shared.counters.partials_coalesced);
+                    }
+                }
+                other => {
+                    self.ended = matches!(other, Event::Done { .. } | Event::Error { .. });
+                    if !matches!(other, Event::Warning { .. }) {
+                        self.partial = None;
+                    }
+                    self.outbox.push_back(other);
+                }
+            }
+        }
+        if any {
+            self.unread_since.get_or_insert_with(Instant::now);
+        }
+        any
     }
 }
 
@@ -133,6 +207,7 @@ impl StreamShared {
                 partial: None,
                 unread_since: None,
                 ended: false,
+                given_up: false,
                 abandoned: false,
             }),
             readable: Notify::new(),
@@ -148,32 +223,9 @@ impl StreamShared {
     /// Puts events down for the client. Partials replace each other, everything else stays in order.
     pub(super) fn post(&self, shared: &Shared, events: impl IntoIterator<Item = Event>) {
         let mut inner = self.lock();
-        let mut any = false;
-        for event in events {
-            if inner.ended {
-                debug_assert!(false, "I6: {event:?} after the end");
-                count(&shared.counters.promise_end_broken);
-                continue;
-            }
-            any = true;
-            match event {
-                Event::Partial(_) => {
-                    if inner.partial.replace(event).is_some() {
-                        count(&shared.counters.partials_coalesced);
-                    }
-                }
-                other => {
-                    inner.ended = matches!(other, Event::Done { .. } | Event::Error { .. });
-                    if !matches!(other, Event::Warning { .. }) {
-                        inner.partial = None;
-                    }
-                    inner.outbox.push_back(other);
-                }
-            }
-        }
+        let any = inner.post(shared, events);
+        drop(inner);
         if any {
-            inner.unread_since.get_or_insert_with(Instant::now);
-            drop(inner);
             self.readable.notify_one();
         }
     }
@@ -184,18 +236,20 @@ impl StreamShared {
 
     /// Ends the stream with an error unless it has ended; its core, if parked here, goes back to the pool.
     pub(super) fn fail(&self, shared: &Shared, code: crate::wire::code::ErrorCode, message: &str) {
-        if !self.has_ended() {
-            count(&shared.counters.streams_failed);
-            self.post(
-                shared,
-                [Event::Error {
-                    code,
-                    message: message.to_owned(),
-                }],
-            );
-        }
-        let core = self.lock().core.take();
+        let core = {
+            let mut inner = self.lock();
+            if !inner.ended {
+                count(&shared.counters.streams_failed);
+                let message = message.to_owned();
+                inner.post(shared, [Event::Error { code, message }]);
+            }
+            inner.given_up = true;
+            inner.inbox.clear();
+            inner.core.take()
+        };
+        // Outside the lock: the slot goes back to the pool.
         drop(core);
+        self.readable.notify_one();
         self.writable.notify_waiters();
     }
 
@@ -260,15 +314,25 @@ impl Stream {
         self.shared.lock().waiting_units as f64 / self.units_per_second
     }
 
-    /// Completes once the backlog is below the bound, or the stream has ended.
+    /// Whether audio, requests and unread events that wait are all below their bounds, so that more may be read from
+    /// the client. A segment that lacks audio gets it, however short the bound; an ended stream holds nobody.
+    pub fn is_writable(&self) -> bool {
+        let bound = self.engine.options.backlog.as_secs_f64() * self.units_per_second;
+        let inner = self.shared.lock();
+        let audio_fits = (inner.waiting_units as f64) < bound
+            || (inner.place == Place::Parked && inner.waiting_units < inner.needed_units);
+        inner.ended
+            || (audio_fits && inner.waiting_controls < WAITING_CONTROLS && inner.outbox.len() < UNREAD_EVENTS)
+    }
+
+    /// Completes once the stream [is writable](Self::is_writable).
     pub async fn writable(&self) {
-        let bound = self.engine.options.backlog.as_secs_f64();
         loop {
             let room = self.shared.writable.notified();
             tokio::pin!(room);
             // Registered before the check, so that room made in between is not missed.
             room.as_mut().enable();
-            if self.backlog_seconds() < bound || self.shared.has_ended() {
+            if self.is_writable() {
                 return;
             }
             room.await;
@@ -284,6 +348,11 @@ impl Stream {
                 if next.is_some() {
                     let empty = inner.outbox.is_empty() && inner.partial.is_none();
                     inner.unread_since = (!empty).then(Instant::now);
+                    let had_no_room = inner.outbox.len() + 1 == UNREAD_EVENTS;
+                    drop(inner);
+                    if had_no_room {
+                        self.shared.writable.notify_waiters();
+                    }
                     return next;
                 }
                 if inner.ended {

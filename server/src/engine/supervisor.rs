@@ -1,20 +1,39 @@
 //! Keeps the workers alive, and notices when one is stuck.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
+use waxwing_model::encoder::StepRow;
 
 use super::Shared;
 use super::counters::count;
+use super::model::StepModel;
 use super::stream::StreamShared;
 use super::worker::{self, Exit};
 use crate::wire::code::ErrorCode;
 
 /// A step may take this many times the 99th percentile before it counts as hung, if that is longer than the option.
 const HANG_FACTOR: u32 = 20;
+
+/// What a session is told when the engine cannot go on.
+pub(super) const GONE: &str = "the recognition engine stopped; connect again";
+/// A rebuilt worker that fails this many probe steps cannot be rebuilt.
+const PROBES: usize = 3;
+
+/// What the supervisor knows of the workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Health {
+    /// All step.
+    Sound,
+    /// One is being rebuilt.
+    Rebuilding,
+    /// One hangs, or cannot be rebuilt: for good.
+    Hung,
+}
 
 /// The engine's threads.
 #[derive(Debug)]
@@ -37,6 +56,8 @@ pub(super) struct Watched {
     steps: Mutex<Steps>,
     changed: Condvar,
     failed: AtomicBool,
+    /// Workers that have broken and not yet passed their probe.
+    rebuilding: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -57,12 +78,38 @@ impl Watched {
             }),
             changed: Condvar::new(),
             failed: AtomicBool::new(false),
+            rebuilding: AtomicUsize::new(0),
         }
     }
 
     /// Whether the engine has failed for good.
     pub(super) fn has_failed(&self) -> bool {
         self.failed.load(Relaxed)
+    }
+
+    /// How the workers are.
+    pub(super) fn state(&self) -> Health {
+        if self.has_failed() {
+            Health::Hung
+        } else if self.rebuilding.load(Relaxed) > 0 {
+            Health::Rebuilding
+        } else {
+            Health::Sound
+        }
+    }
+
+    /// When a refused client may ask again.
+    pub(super) fn retry_after(&self) -> Duration {
+        match self.state() {
+            Health::Sound => Duration::ZERO,
+            Health::Rebuilding => Duration::from_secs(1),
+            Health::Hung => Duration::from_secs(10),
+        }
+    }
+
+    /// A worker broke: before any client hears of it, so that who asks then finds the readiness gone.
+    pub(super) fn broke(&self) {
+        self.rebuilding.fetch_add(1, Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, Steps> {
@@ -126,16 +173,29 @@ impl Supervisor {
             workers.push(Builder::new().name(format!("worker-{index}")).spawn(move || {
                 // Each life of a worker is a thread of its own, so that thread-local scratch is never used again
                 // after a step that failed in the middle.
+                let mut rebuilt = false;
                 loop {
                     let life = Arc::clone(&shared);
-                    let spawned = Builder::new()
-                        .name(format!("step-{index}"))
-                        .spawn(move || worker::run(&life, index));
+                    let spawned = Builder::new().name(format!("step-{index}")).spawn(move || {
+                        if rebuilt && !prove(&life, index) {
+                            give_up(&life);
+                            return Exit::Shutdown;
+                        }
+                        worker::run(&life, index)
+                    });
                     match spawned.map(JoinHandle::join) {
                         Ok(Ok(Exit::Shutdown)) => break,
-                        Ok(Ok(Exit::Rebuild) | Err(_)) => {
+                        Ok(Ok(Exit::Rebuild)) => {
                             count(&shared.counters.workers_rebuilt);
                             warn!(worker = index, "worker rebuilt");
+                            rebuilt = true;
+                        }
+                        // Whatever a worker runs is caught there; a panic that still ends it is a bug of the worker
+                        // itself, and the streams in its hands are lost to it.
+                        Ok(Err(_)) => {
+                            error!(worker = index, "a worker thread panicked");
+                            give_up(&shared);
+                            break;
                         }
                         Err(cause) => {
                             error!(worker = index, %cause, "a worker thread cannot be started");
@@ -171,6 +231,37 @@ impl Supervisor {
             let _ = thread.join();
         }
     }
+}
+
+/// A rebuilt worker steps every model before it takes streams again.
+fn prove(shared: &Shared, index: usize) -> bool {
+    let watch = shared.watch(index, &[]);
+    let sound = (0..PROBES).any(|_| shared.models.iter().all(|(model, _)| probe(model.as_ref())));
+    let survived = watch.end();
+    if sound {
+        shared.watched.rebuilding.fetch_sub(1, Relaxed);
+    }
+    sound && survived
+}
+
+/// Steps a fresh row of zeros; `true` when its output is as it should be.
+pub(super) fn probe(model: &dyn StepModel) -> bool {
+    let stepped = catch_unwind(AssertUnwindSafe(|| {
+        let geometry = model.geometry();
+        let features = vec![0.0; geometry.frames_needed(0) * geometry.num_features];
+        let (mut state, mut output) = (model.new_state(), Vec::new());
+        let mut rows = [StepRow {
+            state: &mut state,
+            features: &features,
+            output: &mut output,
+        }];
+        let stepped = model.step(&mut rows).is_ok();
+        stepped
+            && !output
+                .iter()
+                .any(|value| value.is_nan() || *value == f32::INFINITY)
+    }));
+    stepped.unwrap_or(false)
 }
 
 /// Sleeps until a step is due; one that is still running then has hung, and with it the engine.
@@ -223,11 +314,7 @@ fn give_up(shared: &Shared) {
     shared.watched.failed.store(true, Relaxed);
     let streams: Vec<_> = shared.streams_lock().values().filter_map(Weak::upgrade).collect();
     for stream in streams {
-        stream.fail(
-            shared,
-            ErrorCode::EngineFailed,
-            "the recognition engine stopped; connect again",
-        );
+        stream.fail(shared, ErrorCode::EngineFailed, GONE);
     }
     shared.failed.notify_waiters();
     shared.work.notify_all();

@@ -10,9 +10,10 @@ use waxwing_model::encoder::StepRow;
 
 use super::core::{Core, Next};
 use super::counters::count;
+use super::model::StepModel;
 use super::queue::{Class, Ready};
 use super::stream::{Place, StreamShared};
-use super::{Event, Input, Shared};
+use super::{Event, Input, Shared, supervisor};
 use crate::wire::code::ErrorCode;
 
 /// A stream whose core a worker holds.
@@ -63,7 +64,7 @@ fn prepare(shared: &Shared, stream: Arc<StreamShared>, deadline: Instant) -> Opt
     let mut core = {
         let mut inner = stream.lock();
         let core = inner.core.take()?;
-        if inner.abandoned {
+        if inner.is_nobodys() {
             drop(inner);
             drop(core);
             return None;
@@ -72,21 +73,36 @@ fn prepare(shared: &Shared, stream: Arc<StreamShared>, deadline: Instant) -> Opt
         core
     };
     let mut events = Vec::new();
-    let next = core.advance(|units| stream.lock().pop(units), &mut events);
+    let advanced = catch_unwind(AssertUnwindSafe(|| {
+        core.advance(|units| stream.lock().pop(units), &mut events)
+    }));
     stream.drained();
-    if !events.is_empty() && next == Next::Step {
-        stream.post(shared, events.drain(..));
+    let mut held = Held {
+        stream,
+        core,
+        deadline,
+        events,
+        consumed: 0,
+    };
+    match advanced {
+        Ok(next) => {
+            if !held.events.is_empty() && next == Next::Step {
+                held.stream.post(shared, held.events.drain(..));
+            }
+            Some((held, next))
+        }
+        Err(panic) => {
+            fail_by_panic(shared, held, panic.as_ref());
+            None
+        }
     }
-    Some((
-        Held {
-            stream,
-            core,
-            deadline,
-            events,
-            consumed: 0,
-        },
-        next,
-    ))
+}
+
+/// A panic in one session's own stages ends that session; its neighbours never hear of it.
+fn fail_by_panic(shared: &Shared, held: Held, panic: &(dyn Any + Send)) {
+    let (session, cause) = (&held.stream.id, panic_text(panic));
+    error!(session, cause, "a stage panicked; the session ends");
+    fail(shared, held, ErrorCode::Internal, ErrorCode::Internal.text());
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +129,7 @@ fn step(shared: &Arc<Shared>, index: usize, mut held: Vec<Held>) -> Verdict {
     let survived = watch.end();
     if !survived {
         // The watchdog has failed these streams already; what came so late is nobody's.
+        shared.watched.broke();
         return Verdict::Broken;
     }
     let cause = match outcome {
@@ -126,6 +143,7 @@ fn step(shared: &Arc<Shared>, index: usize, mut held: Vec<Held>) -> Verdict {
             cause, "step failed; its sessions end and the worker is rebuilt"
         );
         count(&shared.counters.steps_failed);
+        shared.watched.broke();
         for row in held {
             fail(
                 shared,
@@ -137,10 +155,15 @@ fn step(shared: &Arc<Shared>, index: usize, mut held: Vec<Held>) -> Verdict {
         return Verdict::Broken;
     }
     note_step(shared, &held, started, took);
-    let mut non_finite = 0;
+    let non_finite = held.iter().filter(|row| !row.core.is_finite()).count();
+    // One session may be to blame for itself, if the model still steps zeros as it should; two are not.
+    let broken = non_finite > 1 || (non_finite == 1 && !proves_sound(shared, index, model.as_ref()));
+    if broken {
+        error!(non_finite, "rows of a step are not finite: the worker is rebuilt");
+        shared.watched.broke();
+    }
     for mut row in held {
         if !row.core.is_finite() {
-            non_finite += 1;
             count(&shared.counters.non_finite_rows);
             warn!(
                 session = row.stream.id,
@@ -154,23 +177,32 @@ fn step(shared: &Arc<Shared>, index: usize, mut held: Vec<Held>) -> Verdict {
             );
             continue;
         }
-        row.core.stepped(row.consumed, &mut row.events);
-        // What is left in the inbox decides what comes next: more steps, an answer, or waiting.
         let stream = Arc::clone(&row.stream);
-        let next = row
-            .core
-            .advance(|units| stream.lock().pop(units), &mut row.events);
+        let Held {
+            core,
+            events,
+            consumed,
+            ..
+        } = &mut row;
+        let advanced = catch_unwind(AssertUnwindSafe(|| {
+            core.stepped(*consumed, events);
+            // What is left in the inbox decides what comes next: more steps, an answer, or waiting.
+            core.advance(|units| stream.lock().pop(units), events)
+        }));
         stream.drained();
-        hand_back(shared, row, next);
+        match advanced {
+            Ok(next) => hand_back(shared, row, next),
+            Err(panic) => fail_by_panic(shared, row, panic.as_ref()),
+        }
     }
-    if non_finite >= 2 {
-        error!(
-            non_finite,
-            "several rows of one step are not finite: the worker is rebuilt"
-        );
-        return Verdict::Broken;
-    }
-    Verdict::Sound
+    if broken { Verdict::Broken } else { Verdict::Sound }
+}
+
+/// A probe step under the eyes of the watchdog.
+fn proves_sound(shared: &Shared, index: usize, model: &dyn StepModel) -> bool {
+    let watch = shared.watch(index, &[]);
+    let sound = supervisor::probe(model);
+    watch.end() && sound
 }
 
 /// Counts a step and tells admission how late and how long its live rows were.
@@ -214,14 +246,13 @@ fn hand_back(shared: &Arc<Shared>, held: Held, next: Next) {
     } = held;
     let finished = next == Next::Finished;
     if finished {
-        let received = stream.lock().units_received();
-        let whole = received == core.units_taken();
-        debug_assert!(
-            whole || stream.lock().abandoned,
-            "I9: {received} units in, {} taken",
-            core.units_taken()
-        );
-        if !whole && !stream.lock().abandoned {
+        let (received, nobodys) = {
+            let inner = stream.lock();
+            (inner.units_received(), inner.is_nobodys())
+        };
+        let whole = nobodys || received == core.units_taken();
+        debug_assert!(whole, "I9: {received} units in, {} taken", core.units_taken());
+        if !whole {
             count(&shared.counters.promise_samples_broken);
         }
         count(&shared.counters.streams_done);
@@ -233,7 +264,7 @@ fn hand_back(shared: &Arc<Shared>, held: Held, next: Next) {
     stream.post(shared, events);
     let end = core.next_segment_end();
     let mut inner = stream.lock();
-    if inner.abandoned {
+    if inner.is_nobodys() {
         drop(inner);
         drop(core);
         return;

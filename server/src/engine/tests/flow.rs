@@ -1,0 +1,331 @@
+//! The way of audio and events: flush, stop, order, room, drain.
+
+use super::*;
+
+fn burst(milliseconds: usize) -> Vec<u8> {
+    let samples = (0..milliseconds * 16).map(|index: usize| if index % 7 < 3 { 9_000_i16 } else { -9_000 });
+    samples.flat_map(i16::to_le_bytes).collect()
+}
+
+fn silence(milliseconds: usize) -> Vec<u8> {
+    vec![0; milliseconds * 32]
+}
+
+#[tokio::test]
+async fn the_last_and_the_first_word_are_heard() {
+    let engine = start(&Fake::new(), options(1));
+    let stream = engine.open(&request()).unwrap();
+    send(&stream, &silence(1_000));
+    send(&stream, &burst(60));
+    flush(&stream, "1");
+    send(&stream, &burst(60));
+    stop(&stream);
+    let events = rest(&stream).await;
+    let said = finals(&events);
+    assert_eq!(said.len(), 2, "{events:?}");
+    // The word before the flush ends with the audio before it; the one after it begins there.
+    assert!(said[0].start >= 0.95 && said[0].end <= 1.06 + 1e-9, "{said:?}");
+    assert!(said[1].start >= 1.06 - 0.03 && said[1].start < 1.12, "{said:?}");
+    assert!(said[1].end <= 1.12 + 1e-9, "{said:?}");
+}
+
+#[tokio::test]
+async fn a_flush_without_new_audio_is_answered_without_a_step() {
+    let engine = start(&Fake::new(), options(1));
+    let stream = engine.open(&request()).unwrap();
+    flush(&stream, "empty");
+    let id = Some("empty".to_string());
+    assert_eq!(soon(stream.next_event()).await, Some(Event::Flushed { id }));
+    assert_eq!(engine.counters().steps.load(Relaxed), 0);
+    send(&stream, &burst(300));
+    flush(&stream, "a");
+    while !matches!(soon(stream.next_event()).await, Some(Event::Flushed { .. })) {}
+    let steps = engine.counters().steps.load(Relaxed);
+    flush(&stream, "b");
+    let id = Some("b".to_string());
+    assert_eq!(soon(stream.next_event()).await, Some(Event::Flushed { id }));
+    assert_eq!(engine.counters().steps.load(Relaxed), steps);
+    drop(stream);
+    all_free(&engine).await;
+}
+
+#[tokio::test]
+async fn a_stream_takes_nothing_after_its_stop() {
+    let engine = start(&Fake::new(), options(1));
+    let stream = engine.open(&request()).unwrap();
+    stop(&stream);
+    assert_eq!(stream.send(Input::Stop), Err(Closed));
+    let events = rest(&stream).await;
+    let expected = [Event::Done {
+        audio_seconds: 0.0,
+        utterances: 0,
+    }];
+    assert_eq!(events, expected);
+    assert_eq!(soon(stream.next_event()).await, None);
+    all_free(&engine).await;
+}
+
+#[tokio::test]
+async fn unread_partials_coalesce_and_finals_do_not() {
+    let engine = start(&Fake::new(), options(1));
+    let audio = speech(5, 8.0);
+    let expected = alone(&engine, &audio).await;
+    let stream = engine.open(&request()).unwrap();
+    for chunk in audio.chunks(2_560) {
+        send(&stream, chunk);
+    }
+    stop(&stream);
+    // Nothing is read until everything is said.
+    soon(async {
+        while !stream.shared.has_ended() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(stream.unread_for() > Duration::ZERO);
+    let events = rest(&stream).await;
+    let partials = events
+        .iter()
+        .filter(|event| matches!(event, Event::Partial(_)))
+        .count();
+    assert!(partials <= 1, "{partials}");
+    assert_eq!(finals(&events), expected);
+    assert!(engine.counters().partials_coalesced.load(Relaxed) > 0);
+    assert_eq!(stream.unread_for(), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn a_full_backlog_holds_the_writer_until_there_is_room() {
+    let model = Fake::new();
+    let backlog = Duration::from_secs(1);
+    let engine = start(
+        &model,
+        EngineOptions {
+            backlog,
+            ..options(1)
+        },
+    );
+    let gate = model.gate();
+    let stream = engine.open(&request()).unwrap();
+    soon(stream.writable()).await;
+    send(&stream, &speech(1, 3.0));
+    assert_eq!(gate.begun.recv().unwrap(), 1);
+    assert!(stream.backlog_seconds() > 2.5);
+    let held = tokio::select! {
+        biased;
+        () = stream.writable() => false,
+        () = std::future::ready(()) => true,
+    };
+    assert!(held, "the writer was let through over a full backlog");
+    gate.go_on.send(()).unwrap();
+    soon(stream.writable()).await;
+    assert!(stream.backlog_seconds() < 1.0);
+    stop(&stream);
+    rest(&stream).await;
+}
+
+#[tokio::test]
+async fn who_sends_an_hour_at_once_yields_to_a_microphone() {
+    let model = Fake::new();
+    let engine = start(
+        &model,
+        EngineOptions {
+            batch_limit: Some(1),
+            ..options(1)
+        },
+    );
+    let first = model.gate();
+    for _ in 0..60 {
+        model.then(Fault::None);
+    }
+    let last = model.gate();
+    let greedy = engine.open(&request()).unwrap();
+    let microphone = engine.open(&request()).unwrap();
+    let audio = speech(9, 60.0);
+    for _ in 0..60 {
+        send(&greedy, &audio);
+    }
+    stop(&greedy);
+    first.begun.recv().unwrap();
+    send(&microphone, &speech(2, 0.8));
+    stop(&microphone);
+    first.go_on.send(()).unwrap();
+    // The engine stands still at its 62nd step; the hour is far from over, the microphone has all its words.
+    last.begun.recv().unwrap();
+    assert!(matches!(rest(&microphone).await.last(), Some(Event::Done { .. })));
+    assert!(greedy.backlog_seconds() > 3_500.0);
+    drop(greedy);
+    last.go_on.send(()).unwrap();
+    all_free(&engine).await;
+}
+
+#[tokio::test]
+async fn files_wait_for_speech_and_are_heard_alike() {
+    let model = Fake::new();
+    let engine = start(
+        &model,
+        EngineOptions {
+            batch_limit: Some(1),
+            ..options(1)
+        },
+    );
+    let audio = speech(4, 4.0);
+    let expected = alone(&engine, &audio).await;
+    let samples: Vec<f32> = audio
+        .chunks_exact(2)
+        .map(|pair| f32::from(i16::from_le_bytes([pair[0], pair[1]])) / 32_768.0)
+        .collect();
+    let first = model.gate();
+    for _ in 0..25 {
+        model.then(Fault::None);
+    }
+    let last = model.gate();
+    let file = engine
+        .open(&StreamRequest {
+            class: Class::File,
+            format: AudioFormat::Samples,
+            partials: false,
+            ..request()
+        })
+        .unwrap();
+    file.send(Input::Samples(samples)).unwrap();
+    stop(&file);
+    first.begun.recv().unwrap();
+    let live = engine.open(&request()).unwrap();
+    send(&live, &speech(2, 0.8));
+    stop(&live);
+    first.go_on.send(()).unwrap();
+    last.begun.recv().unwrap();
+    assert!(matches!(rest(&live).await.last(), Some(Event::Done { .. })));
+    last.go_on.send(()).unwrap();
+    assert_eq!(finals(&rest(&file).await), expected);
+    all_free(&engine).await;
+}
+
+#[tokio::test]
+async fn rows_that_wait_together_are_stepped_together() {
+    let model = Fake::new();
+    let engine = start(
+        &model,
+        EngineOptions {
+            batch_limit: Some(8),
+            ..options(1)
+        },
+    );
+    let streams: Vec<_> = (0..4).map(|_| engine.open(&request()).unwrap()).collect();
+    let first = model.gate();
+    let second = model.gate();
+    send(&streams[0], &speech(0, 0.2));
+    assert_eq!(first.begun.recv().unwrap(), 1);
+    for stream in &streams[1..] {
+        send(stream, &speech(1, 0.2));
+    }
+    first.go_on.send(()).unwrap();
+    let together = second.begun.recv().unwrap();
+    assert!(together >= 3, "{together}");
+    second.go_on.send(()).unwrap();
+    drop(streams);
+    all_free(&engine).await;
+}
+
+#[tokio::test]
+async fn models_are_stepped_apart() {
+    let models = [Fake::named("one"), Fake::named("two")];
+    let all = models
+        .iter()
+        .map(|model| Arc::clone(model) as Arc<dyn StepModel>)
+        .collect();
+    let engine = Engine::start(all, options(2)).unwrap();
+    let audio = speech(3, 2.0);
+    let mut transcripts = Vec::new();
+    for id in [None, Some("one"), Some("two")] {
+        let model = id.map(str::to_owned);
+        let stream = engine.open(&StreamRequest { model, ..request() }).unwrap();
+        assert_eq!(stream.model_id(), id.unwrap_or("one"));
+        send(&stream, &audio);
+        stop(&stream);
+        transcripts.push(finals(&rest(&stream).await));
+    }
+    assert!(!transcripts[0].is_empty());
+    assert!(transcripts.windows(2).all(|pair| pair[0] == pair[1]));
+    let unknown = StreamRequest {
+        model: Some("three".into()),
+        ..request()
+    };
+    assert!(matches!(engine.open(&unknown), Err(OpenError::UnknownModel(_))));
+    all_free(&engine).await;
+}
+
+#[tokio::test]
+async fn a_full_engine_refuses_and_takes_again() {
+    let engine = start(
+        &Fake::new(),
+        EngineOptions {
+            slots: Some(2),
+            ..options(1)
+        },
+    );
+    let slots = engine.status().slots;
+    assert!((1..=2).contains(&slots));
+    let mut streams: Vec<_> = (0..slots).map(|_| engine.open(&request()).unwrap()).collect();
+    assert_eq!(engine.status().free, 0);
+    let Err(OpenError::Refused(refusal)) = engine.open(&request()) else {
+        panic!("admitted beyond the slots");
+    };
+    assert_eq!(refusal.code, ErrorCode::ServerFull);
+    assert!(refusal.retry_after > Duration::ZERO);
+    streams.pop();
+    assert!(engine.open(&request()).is_ok());
+}
+
+#[tokio::test]
+async fn bad_requests_take_no_slot() {
+    let engine = start(&Fake::new(), options(1));
+    let slow = StreamRequest {
+        input_rate_hz: 100,
+        ..request()
+    };
+    assert!(matches!(engine.open(&slow), Err(OpenError::Audio(_))));
+    all_free(&engine).await;
+}
+
+#[tokio::test]
+async fn a_draining_engine_gives_last_words_and_takes_nobody() {
+    let model = Fake::new();
+    let engine = start(&model, options(2));
+    let audio = speech(6, 2.0);
+    let expected = alone(&engine, &audio).await;
+    let streams: Vec<_> = (0..4).map(|_| engine.open(&request()).unwrap()).collect();
+    for stream in &streams {
+        send(stream, &audio);
+    }
+    engine.drain();
+    assert_eq!(engine.status().state, EngineState::Draining);
+    let Err(OpenError::Refused(refusal)) = engine.open(&request()) else {
+        panic!("admitted while draining");
+    };
+    assert_eq!(refusal.code, ErrorCode::Draining);
+    for stream in streams {
+        let events = rest(&stream).await;
+        assert_eq!(finals(&events), expected);
+        assert!(matches!(events.last(), Some(Event::Done { .. })));
+    }
+    soon(engine.drained()).await;
+    all_free(&engine).await;
+}
+
+#[tokio::test]
+async fn new_settings_hold_from_where_they_were_sent() {
+    let engine = start(&Fake::new(), options(1));
+    let stream = engine.open(&request()).unwrap();
+    stream
+        .send(Input::Configure {
+            partials: false,
+            transcriber: request().transcriber,
+        })
+        .unwrap();
+    send(&stream, &speech(5, 2.0));
+    stop(&stream);
+    let events = rest(&stream).await;
+    assert!(!events.iter().any(|event| matches!(event, Event::Partial(_))));
+}

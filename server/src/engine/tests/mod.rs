@@ -1,0 +1,332 @@
+//! The engine under real threads, without sleeps: a deterministic model whose words follow the loudness of the audio,
+//! and whose steps can be told to fail or to wait.
+
+mod faults;
+mod flow;
+mod promises;
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use waxwing_frontend::features::FeatureConfig;
+use waxwing_model::encoder::{Geometry, StateCache, StepRow};
+use waxwing_model::tokens::Tokens;
+use waxwing_model::transcript::{Endpointing, TranscriberOptions};
+
+use super::*;
+
+const CLASSES: usize = 5;
+const NUM_FEATURES: usize = 80;
+/// Loudness above which a frame is speech: silence is −0.75.
+const SPEECH: f32 = -0.3;
+
+/// What the next step shall do instead of succeeding.
+pub(super) enum Fault {
+    /// Nothing: the step succeeds.
+    None,
+    Error,
+    Panic,
+    /// These rows (by index) become NaN, output and state.
+    NonFinite(Vec<usize>),
+    /// Says that it has begun and waits for the word to go on.
+    Gate(Sender<usize>, Receiver<()>),
+}
+
+/// Two ends of a [`Fault::Gate`]: tells when the step has begun (with its rows), lets it go on.
+pub(super) struct Gate {
+    pub(super) begun: Receiver<usize>,
+    pub(super) go_on: Sender<()>,
+}
+
+/// A model with real geometry: 80 ms segments, 40 ms look-ahead, output frames of 20 ms. Each output frame of speech
+/// is a letter that depends on all loudness since the stream's beginning, so any mix-up of states shows in the text.
+pub(super) struct Fake {
+    id: &'static str,
+    geometry: Geometry,
+    tokens: Arc<Tokens>,
+    faults: Mutex<VecDeque<Fault>>,
+    /// The next look at the geometry panics: a stand-in for a bug outside the step.
+    pub(super) panic_outside: AtomicBool,
+}
+
+impl Fake {
+    pub(super) fn new() -> Arc<Self> {
+        Self::named("fake")
+    }
+
+    pub(super) fn named(id: &'static str) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            geometry: Geometry {
+                num_features: NUM_FEATURES,
+                segment_frames: 8,
+                lookahead_frames: 4,
+                subsampling: 2,
+                output_dim: CLASSES,
+            },
+            tokens: Arc::new(Tokens::parse("<blank>\n▁a\nb\n▁c\nd\n").unwrap()),
+            faults: Mutex::default(),
+            panic_outside: AtomicBool::new(false),
+        })
+    }
+
+    /// Adds what a coming step shall do.
+    pub(super) fn then(&self, fault: Fault) {
+        self.faults.lock().unwrap().push_back(fault);
+    }
+
+    /// Holds a coming step.
+    pub(super) fn gate(&self) -> Gate {
+        let (say, begun) = channel();
+        let (go_on, wait) = channel();
+        self.then(Fault::Gate(say, wait));
+        Gate { begun, go_on }
+    }
+
+    fn row(&self, row: &mut StepRow<'_>) {
+        let lookahead = self.geometry.lookahead_frames * NUM_FEATURES;
+        let (carried, sum) = row.state.values.split_at_mut(lookahead);
+        let mut frames = if row.state.steps == 0 {
+            Vec::new()
+        } else {
+            carried.to_vec()
+        };
+        frames.extend_from_slice(row.features);
+        row.output.clear();
+        let segment = self.geometry.segment_frames * NUM_FEATURES;
+        for pair in frames[..segment].chunks(self.geometry.subsampling * NUM_FEATURES) {
+            let loudness = pair.iter().sum::<f32>() / pair.len() as f32;
+            sum[0] += loudness;
+            let class = if loudness < SPEECH {
+                0
+            } else {
+                1 + (sum[0].abs() * 3.0) as usize % (CLASSES - 1)
+            };
+            row.output
+                .extend((0..CLASSES).map(|other| if other == class { -0.1 } else { -3.5 }));
+        }
+        carried.copy_from_slice(&frames[segment..]);
+        row.state.steps += 1;
+    }
+}
+
+impl StepModel for Fake {
+    fn id(&self) -> &str {
+        self.id
+    }
+
+    fn geometry(&self) -> &Geometry {
+        assert!(
+            !self.panic_outside.swap(false, Relaxed),
+            "asked to panic outside a step"
+        );
+        &self.geometry
+    }
+
+    fn features(&self) -> FeatureConfig {
+        FeatureConfig::default()
+    }
+
+    fn sample_rate_hz(&self) -> u32 {
+        16_000
+    }
+
+    fn tokens(&self) -> &Arc<Tokens> {
+        &self.tokens
+    }
+
+    fn output_frame_seconds(&self) -> f64 {
+        0.02
+    }
+
+    fn new_state(&self) -> StateCache {
+        StateCache {
+            values: vec![0.0; self.geometry.lookahead_frames * NUM_FEATURES + 1].into(),
+            steps: 0,
+        }
+    }
+
+    fn reset(&self, state: &mut StateCache) {
+        state.values.fill(0.0);
+        state.steps = 0;
+    }
+
+    fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), StepFailed> {
+        let fault = self.faults.lock().unwrap().pop_front().unwrap_or(Fault::None);
+        let mut bad = Vec::new();
+        match fault {
+            Fault::None => {}
+            Fault::Error => return Err(StepFailed("asked to fail".into())),
+            Fault::Panic => panic!("asked to panic"),
+            Fault::NonFinite(rows) => bad = rows,
+            Fault::Gate(begun, go_on) => {
+                // A test that is over has dropped its ends; then the step just goes on.
+                let _ = begun.send(rows.len());
+                let _ = go_on.recv();
+            }
+        }
+        for (index, row) in rows.iter_mut().enumerate() {
+            self.row(row);
+            if bad.contains(&index) {
+                row.output[0] = f32::NAN;
+                row.state.values.fill(f32::NAN);
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn options(workers: usize) -> EngineOptions {
+    EngineOptions {
+        workers,
+        ..EngineOptions::default()
+    }
+}
+
+pub(super) fn start(model: &Arc<Fake>, options: EngineOptions) -> Arc<Engine> {
+    Engine::start(vec![Arc::clone(model) as Arc<dyn StepModel>], options).unwrap()
+}
+
+/// Short pauses end utterances, so that short audio has several.
+pub(super) fn request() -> StreamRequest {
+    StreamRequest {
+        transcriber: TranscriberOptions {
+            endpointing: Endpointing {
+                silence_ms: 200,
+                max_utterance_ms: 2_000,
+            },
+        },
+        ..StreamRequest::default()
+    }
+}
+
+/// Bursts of noise and pauses, `seconds` of s16le at 16 kHz, the same for the same seed.
+pub(super) fn speech(seed: u64, seconds: f64) -> Vec<u8> {
+    let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = move || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random
+    };
+    let total = (seconds * 16_000.0) as usize;
+    let mut samples: Vec<i16> = Vec::with_capacity(total);
+    while samples.len() < total {
+        let length = 800 + (next() % 6_000) as usize;
+        let loud = next() % 3 > 0;
+        let amplitude = 2_000 + (next() % 12_000) as i64;
+        for _ in 0..length {
+            let value = if loud { next() as i64 % amplitude } else { 0 };
+            samples.push(value as i16);
+        }
+    }
+    samples.truncate(total);
+    samples.iter().flat_map(|sample| sample.to_le_bytes()).collect()
+}
+
+pub(super) fn send(stream: &Stream, audio: &[u8]) {
+    stream.send(Input::Audio(Bytes::copy_from_slice(audio))).unwrap();
+}
+
+pub(super) fn flush(stream: &Stream, id: &str) {
+    stream.send(Input::Flush { id: Some(id.into()) }).unwrap();
+}
+
+pub(super) fn stop(stream: &Stream) {
+    stream.send(Input::Stop).unwrap();
+}
+
+/// What must not take long does not: a test that would hang fails.
+pub(super) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), what)
+        .await
+        .expect("in time")
+}
+
+/// All events to the end, checked against the promises about their order.
+pub(super) async fn rest(stream: &Stream) -> Vec<Event> {
+    let mut events = Vec::new();
+    while let Some(event) = soon(stream.next_event()).await {
+        events.push(event);
+    }
+    check(&events);
+    events
+}
+
+/// I5 and I6: ids and times only grow, nothing lies behind the audio, one end and nothing after it.
+pub(super) fn check(events: &[Event]) {
+    let (mut finals, mut last_end, mut processed) = (0, 0.0, 0.0);
+    for (index, event) in events.iter().enumerate() {
+        let is_end = matches!(event, Event::Done { .. } | Event::Error { .. });
+        assert_eq!(is_end, index + 1 == events.len(), "{events:?}");
+        match event {
+            Event::Final(utterance) | Event::Partial(utterance) => {
+                assert_eq!(utterance.utterance, finals);
+                assert!(utterance.audio_processed >= processed, "{events:?}");
+                processed = utterance.audio_processed;
+                let mut end: f64 = last_end;
+                for word in &utterance.words {
+                    assert!(
+                        word.start >= end - 1e-9 && word.end >= word.start,
+                        "{utterance:?} after {last_end}"
+                    );
+                    end = word.end;
+                }
+                assert!(utterance.end <= utterance.audio_processed + 1e-9, "{utterance:?}");
+                if matches!(event, Event::Final(_)) {
+                    finals += 1;
+                    last_end = utterance.end;
+                }
+            }
+            Event::Done {
+                audio_seconds,
+                utterances,
+            } => {
+                assert_eq!(*utterances, finals);
+                assert!(last_end <= *audio_seconds + 1e-9);
+            }
+            Event::Flushed { .. } | Event::Warning { .. } | Event::Error { .. } => {}
+        }
+    }
+}
+
+pub(super) fn finals(events: &[Event]) -> Vec<Utterance> {
+    let finals = events.iter().filter_map(|event| match event {
+        Event::Final(utterance) => Some(utterance.clone()),
+        _ => None,
+    });
+    finals.collect()
+}
+
+/// The transcript of one stream that has the engine to itself.
+pub(super) async fn alone(engine: &Engine, audio: &[u8]) -> Vec<Utterance> {
+    let stream = engine.open(&request()).unwrap();
+    send(&stream, audio);
+    stop(&stream);
+    finals(&rest(&stream).await)
+}
+
+pub(super) fn error_code(events: &[Event]) -> Option<ErrorCode> {
+    match events.last() {
+        Some(Event::Error { code, .. }) => Some(*code),
+        _ => None,
+    }
+}
+
+/// Waits, without a clock, until no stream holds a slot (I7), and checks that no promise was broken on the way.
+pub(super) async fn all_free(engine: &Engine) {
+    soon(async {
+        while engine.shared.pool.counts().live + engine.shared.pool.counts().files > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    for (name, value) in engine.counters().values() {
+        assert!(!name.starts_with("promise") || value == 0, "{name} = {value}");
+    }
+}
