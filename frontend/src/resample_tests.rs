@@ -68,6 +68,28 @@ fn what_lies_above_the_new_half_rate_is_gone() {
     assert!(loudest < 1e-4, "an 11 kHz tone left {loudest}");
 }
 
+/// What a telephone carries, 300 to 3400 Hz, gets through nearly whole; and most of what a wide band has.
+#[test]
+fn the_band_of_speech_is_kept() {
+    for (rate_hz, hz) in [
+        (8_000, 300.0),
+        (8_000, 3_000.0),
+        (8_000, 3_300.0),
+        (44_100, 7_200.0),
+        (48_000, 7_200.0),
+    ] {
+        let out = resample(rate_hz, 16_000, &sine(hz, rate_hz, rate_hz as usize));
+        let middle = &out[4_000..12_000];
+        let power = middle
+            .iter()
+            .map(|sample| f64::from(sample * sample))
+            .sum::<f64>()
+            / middle.len() as f64;
+        let decibel = 10.0 * (power / (0.25 * 0.25 / 2.0)).log10();
+        assert!(decibel.abs() < 1.5, "{hz} Hz at {rate_hz} Hz: {decibel} dB");
+    }
+}
+
 #[test]
 fn blocks_are_ten_milliseconds_where_the_rates_allow_it() {
     for (rate_hz, block) in [

@@ -4,10 +4,10 @@
 //! [`FeatureConfig::extractor`] makes the streaming object.
 
 mod chain;
-mod cmvn;
-mod fbank;
-mod lfr;
-mod log_mel;
+pub mod cmvn;
+pub mod fbank;
+pub mod lfr;
+pub mod log_mel;
 mod mel;
 
 pub use cmvn::Cmvn;
