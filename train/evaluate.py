@@ -85,7 +85,7 @@ def load(folder):
     tokens = Tokens()
     tokens.names = names
     geometry = tuple(encoder[f"{name}_length"] for name in ("segment", "left_context", "right_context"))
-    model = Model(encoder["num_layers"], {"ctc": len(names)}, geometry)
+    model = Model(encoder["num_layers"], {"ctc": len(names)}, geometry, encoder["ffn_dim"])
     state = {(f"heads.ctc{name[4:]}" if name.startswith("head.") else name): value.float() for name, value in load_file(folder / "model.safetensors").items()}
     model.load_state_dict(state)
     return model.eval(), {"ctc": tokens}

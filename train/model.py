@@ -42,10 +42,10 @@ class Attention(nn.Module):
 class Layer(nn.Module):
     """One Emformer layer with norms before attention and before the feed-forward part, none after."""
 
-    def __init__(self):
+    def __init__(self, ffn=FFN):
         super().__init__()
         self.attention = Attention()
-        self.pos_ff = nn.Sequential(nn.LayerNorm(DIM), nn.Linear(DIM, FFN), nn.GELU(), nn.Dropout(0.0), nn.Linear(FFN, DIM))
+        self.pos_ff = nn.Sequential(nn.LayerNorm(DIM), nn.Linear(DIM, ffn), nn.GELU(), nn.Dropout(0.0), nn.Linear(ffn, DIM))
         self.layer_norm_input = nn.LayerNorm(DIM)
 
     def full(self, x):
@@ -71,11 +71,11 @@ class Layer(nn.Module):
 class Model(nn.Module):
     """Features to log-probabilities. ``heads`` maps a name to a number of classes; training may use several, one is exported."""
 
-    def __init__(self, num_layers=5, heads=None, geometry=(SEGMENT, LEFT_CONTEXT, RIGHT_CONTEXT)):
+    def __init__(self, num_layers=5, heads=None, geometry=(SEGMENT, LEFT_CONTEXT, RIGHT_CONTEXT), ffn=FFN):
         super().__init__()
         self.geometry = geometry
         self.stem = nn.ModuleDict({"conv1": nn.Conv1d(80, DIM, 3), "conv2": nn.Conv1d(DIM, DIM, 3, stride=2)})
-        self.emformer_layers = nn.ModuleList(Layer() for _ in range(num_layers))
+        self.emformer_layers = nn.ModuleList(Layer(ffn) for _ in range(num_layers))
         self.layer_norm = nn.LayerNorm(DIM)
         self.heads = nn.ModuleDict({name: nn.Linear(DIM, classes) for name, classes in (heads or {}).items()})
         self.register_buffer("positions", sinusoids(), persistent=False)

@@ -1,7 +1,7 @@
 """Trains on the shards that synthesis.py writes, with checkpoints and resume.
 
-Two stages, each a call: ``--freeze 4`` learns the fresh layer and the heads on the frozen Whisper encoder; then ``--freeze 0`` (or 1, 2 for less
-computing) moves the encoder too, held near what Whisper's full-context encoder says of the same audio (``--anchor``). The learning rate
+Two stages, each a call: ``--freeze 4`` learns the fresh layer and the heads on the frozen Whisper encoder; then ``--freeze 2`` (or less, with more
+computing) moves the upper layers too; ``--anchor`` holds them near what Whisper's full-context encoder says of the same audio. The learning rate
 falls as a cosine over ``--minutes`` of training time. Uses a GPU when there is one. On a CPU several processes update the same weights without waiting
 for each other (``--processes``), which bears a busy machine better than threads that meet after every product.
 """
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 import evaluate
 from data import Tokens, batches
-from model import LEFT_CONTEXT, RIGHT_CONTEXT, Model, load_whisper
+from model import FFN, LEFT_CONTEXT, RIGHT_CONTEXT, Model, load_whisper
 
 
 def groups(model, options):
@@ -88,6 +88,7 @@ def arguments():
     parser.add_argument("--processes", type=int, default=1 if torch.cuda.is_available() else 2)
     parser.add_argument("--replay", type=float, default=0.0, help="replayed batches for each fresh one, with frozen layers")
     parser.add_argument("--cache", type=int, default=1500, help="batches that a process keeps for replay")
+    parser.add_argument("--ffn", type=int, default=FFN, help="feed-forward width, when narrow.py made the start narrower")
     parser.add_argument("--segment", type=int, default=32, help="segment length while training")
     return parser.parse_args()
 
@@ -106,8 +107,8 @@ def work(rank, options, model, shared, average, saved):
         tests = {path.stem if path.stem != "text" else path.parent.name: evaluate.read_set(path) for path in options.test}
         tests = {name: clips[::3] if len(clips) > 100 else clips for name, clips in tests.items()}
         if options.held_out and (options.speech / f"{options.held_out[0]}.json").exists():
-            tests["synthetic"] = evaluate.synthetic_set(options.speech, options.held_out[0], 40)
-        judged = Model(heads={name: len(t) for name, t in tokens.items()}).to(device)
+            tests["synthetic"] = evaluate.synthetic_set(options.speech, options.held_out[0], 20)
+        judged = Model(heads={name: len(t) for name, t in tokens.items()}, ffn=options.ffn).to(device)
 
     def checkpoint():
         step, heard, spent = shared.tolist()
@@ -190,7 +191,10 @@ def main():
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.set_num_threads(options.threads)
     heads = {name: len(Tokens(options.pieces if name == "pieces" else None)) for name in options.heads}
-    model = load_whisper(Model(heads=heads, geometry=(options.segment, LEFT_CONTEXT, RIGHT_CONTEXT)), options.whisper)
+    geometry = (options.segment, LEFT_CONTEXT, RIGHT_CONTEXT)
+    model = Model(heads=heads, geometry=geometry, ffn=options.ffn)
+    if not options.start:
+        load_whisper(model, options.whisper)
     options.out.mkdir(parents=True, exist_ok=True)
     last = options.out / "last.pt"
     shared = torch.zeros(3, dtype=torch.float64)          # steps, seconds heard, seconds spent
@@ -199,7 +203,9 @@ def main():
         model.load_state_dict(saved["model"])
         shared.copy_(saved["state"])
     elif options.start:
-        model.load_state_dict(torch.load(options.start, map_location="cpu", weights_only=False)["average"], strict=False)
+        own = model.state_dict()
+        found = torch.load(options.start, map_location="cpu", weights_only=False)["average"]
+        model.load_state_dict({name: value for name, value in found.items() if name in own and value.shape == own[name].shape}, strict=False)
     model.to(device)
     average = Average(model)
     if saved:
