@@ -230,6 +230,11 @@ impl StreamShared {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn has_ended(&self) -> bool {
+        self.lock().ended
+    }
+
     /// Ends the stream with an error unless it has ended; its core, if parked here, goes back to the pool.
     pub(super) fn fail(&self, shared: &Shared, code: crate::wire::code::ErrorCode, message: &str) {
         let core = {
