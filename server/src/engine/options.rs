@@ -16,7 +16,7 @@ pub struct EngineOptions {
     pub slots: Option<usize>,
     /// Files transcribed at once; further ones are refused.
     pub file_slots: usize,
-    /// Rows of one step at most. `None`: the batch that warm-up finds best.
+    /// Rows of one step at most; a number is taken as it is. `None`: the batch that warm-up finds best.
     pub batch_limit: Option<usize>,
     /// Audio that a stream may have waiting before its socket is no longer read.
     pub backlog: Duration,

@@ -58,11 +58,16 @@ pub(super) fn measure(model: &dyn StepModel, batch_limit: Option<usize>) -> Resu
         }
         batch = (2 * batch).min(largest);
     }
-    Ok(best.unwrap_or(Warmth {
+    let found = best.unwrap_or(Warmth {
         cost: 1.0,
         batch_limit: 1,
         row_time,
-    }))
+    });
+    // Who sets the size knows why: a measurement on a busy machine does not change it.
+    Ok(Warmth {
+        batch_limit: batch_limit.unwrap_or(found.batch_limit).max(1),
+        ..found
+    })
 }
 
 /// The fastest of some steps with a full state.
