@@ -34,8 +34,6 @@ pub struct App {
     pub access: Access,
     /// What they may ask for.
     pub limits: Limits,
-    /// Audio that may wait in a stream; the engine's own bound.
-    pub backlog: Duration,
     /// What happened.
     pub metrics: Metrics,
     /// Bounds the uploads held in memory.

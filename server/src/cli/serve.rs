@@ -135,7 +135,6 @@ async fn start(config: &Config) -> anyhow::Result<App> {
         ),
         uploads: Arc::new(Semaphore::new(config.limits.files)),
         limits: config.limits.clone(),
-        backlog: config.backlog,
         metrics,
         draining: CancellationToken::new(),
         tasks: TaskTracker::new(),

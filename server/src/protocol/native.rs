@@ -240,7 +240,7 @@ async fn converse(
                 Action::Input(input) => {
                     // A stream that takes nothing more says why by its last event.
                     let _ = stream.send(input);
-                    reading = stream.backlog_seconds() < app.backlog.as_secs_f64();
+                    reading = stream.is_writable();
                 }
                 Action::Configure {
                     partials,

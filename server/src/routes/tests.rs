@@ -53,7 +53,6 @@ fn app(keys: &[&str]) -> Arc<App> {
             body_bytes: 64 * 1024,
             ..Limits::default()
         },
-        backlog: Duration::from_secs(10),
         metrics: Metrics::install().unwrap(),
         uploads: Arc::new(Semaphore::new(2)),
         draining: CancellationToken::new(),

@@ -265,7 +265,7 @@ mod tests {
             None,
         );
         assert_eq!((row.sessions_done, row.misses_percent), (1, 25.0));
-        assert!(table(&[row.clone()]).ends_with("2 sessions: refused\n"));
+        assert!(table(std::slice::from_ref(&row)).ends_with("2 sessions: refused\n"));
         let csv = csv(&[row]);
         let columns: Vec<usize> = csv.lines().map(|line| line.split(',').count()).collect();
         assert_eq!(columns, [COLUMNS.len(), COLUMNS.len()]);
