@@ -1,7 +1,6 @@
 //! The routes without a socket, over a real engine with the built-in model.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
