@@ -8,8 +8,10 @@ use super::model::{StepFailed, StepModel};
 
 /// Largest batch that is tried.
 const LARGEST_BATCH: usize = 16;
-/// Steps for each batch size; the fastest counts, since other processes only ever make one slower.
-const REPEATS: usize = 3;
+/// Timed steps for each batch size, behind one that touches the memory: a server is to be ready within a second.
+const REPEATS: usize = 1;
+/// Twice the rows take at least this many times as long: says which batch need not be tried.
+const DOUBLED: f64 = 1.6;
 /// A step may take this part of a segment: longer ones would make rows late that arrive meanwhile.
 const LONGEST_STEP: f64 = 0.25;
 
@@ -53,7 +55,8 @@ pub(super) fn measure(model: &dyn StepModel, batch_limit: Option<usize>) -> Resu
                 row_time,
             });
         }
-        if too_long || batch == largest {
+        let next_too_long = DOUBLED * took.as_secs_f64() > LONGEST_STEP * segment;
+        if too_long || next_too_long || batch == largest {
             break;
         }
         batch = (2 * batch).min(largest);
@@ -70,7 +73,7 @@ pub(super) fn measure(model: &dyn StepModel, batch_limit: Option<usize>) -> Resu
     })
 }
 
-/// The fastest of some steps with a full state.
+/// The duration of a step, of the fastest where several are timed.
 fn time_step(model: &dyn StepModel, batch: usize) -> Result<Duration, StepFailed> {
     let geometry = model.geometry();
     let silence = vec![0.0; geometry.frames_needed(0) * geometry.num_features];
