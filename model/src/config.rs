@@ -1,11 +1,13 @@
 //! `config.json` of a model directory.
 //!
-//! Unknown fields are refused, so that a misspelt or newer setting is never silently ignored. Names of the encoder's
-//! fields follow the constructor of `torchaudio.models.Emformer`.
+//! Unknown fields are refused, so that a misspelt or newer setting is never silently ignored. The sizes of an encoder
+//! are described in its own room under [`crate::encoder`].
 
 use serde::{Deserialize, Serialize};
 use waxwing_frontend::features::FeatureConfig;
 
+use crate::architecture;
+use crate::encoder::emformer::EmformerConfig;
 use crate::error::ModelError;
 
 /// The value of `format` that this release reads.
@@ -13,45 +15,79 @@ pub const FORMAT: u32 = 1;
 
 /// A model directory's `config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "ConfigFile")]
 pub struct Config {
     /// Version of the directory's layout; [`FORMAT`].
     pub format: u32,
     /// Name under which the model is asked for.
     pub id: String,
-    /// Which encoder the weights belong to.
-    pub architecture: Architecture,
+    /// Which encoder the weights belong to, and its sizes: `"architecture": "…", "encoder": {…}`.
+    #[serde(flatten)]
+    pub encoder: EncoderConfig,
     /// BCP 47 tag of the language it transcribes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
     /// Rate of the audio that the features are made from, in Hz.
-    #[serde(default = "default_sample_rate")]
     pub sample_rate: u32,
-    /// How audio becomes features. A model without them can be run on features (`encode`), but not served.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// How audio becomes features. A model without them can be run on features (`encode`, `run`), but not served.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub features: Option<FeatureConfig>,
-    /// Sizes of the encoder.
-    pub encoder: EmformerConfig,
     /// Present when the model ends in a CTC head (tensors `head.weight` and `head.bias`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ctc: Option<CtcConfig>,
     /// SPDX expression for the weights.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub license: Option<String>,
+}
+
+/// The file as it is written: serde cannot refuse unknown fields and read the architecture's tag at once.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigFile {
+    format: u32,
+    id: String,
+    architecture: serde_json::Value,
+    encoder: serde_json::Value,
+    language: Option<String>,
+    #[serde(default = "default_sample_rate")]
+    sample_rate: u32,
+    features: Option<FeatureConfig>,
+    ctc: Option<CtcConfig>,
+    license: Option<String>,
+}
+
+impl TryFrom<ConfigFile> for Config {
+    type Error = String;
+
+    fn try_from(file: ConfigFile) -> Result<Self, String> {
+        let tagged = serde_json::json!({"architecture": file.architecture, "encoder": file.encoder});
+        Ok(Self {
+            format: file.format,
+            id: file.id,
+            encoder: serde_json::from_value(tagged)
+                .map_err(|error| format!("architecture and encoder: {error}"))?,
+            language: file.language,
+            sample_rate: file.sample_rate,
+            features: file.features,
+            ctc: file.ctc,
+            license: file.license,
+        })
+    }
 }
 
 fn default_sample_rate() -> u32 {
     16_000
 }
 
-/// The encoders that can be loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Architecture {
+/// The architectures that can be loaded, each with its sizes. [`architecture`] knows what to do with each.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "architecture", content = "encoder", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum EncoderConfig {
     /// `torchaudio.models.Emformer` as it is: its input frames are already `dim` wide.
-    Emformer,
+    Emformer(EmformerConfig),
     /// Whisper's convolutional stem and sinusoids in front of Emformer layers.
-    WhisperEmformer,
+    WhisperEmformer(EmformerConfig),
 }
 
 /// The CTC head.
@@ -60,59 +96,6 @@ pub enum Architecture {
 pub struct CtcConfig {
     /// Class of the blank.
     pub blank: usize,
-}
-
-/// Constructor of an Emformer. All lengths in encoder frames.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EmformerConfig {
-    /// Values of one input frame: features in front of a stem, else the width of the layers.
-    pub input_dim: usize,
-    /// Width of the layers; `input_dim` when left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dim: Option<usize>,
-    /// Attention heads; divides the width.
-    pub num_heads: usize,
-    /// Width inside the feed-forward part.
-    pub ffn_dim: usize,
-    /// Number of layers.
-    pub num_layers: usize,
-    /// Frames that one step advances by.
-    pub segment_length: usize,
-    /// Frames before a segment whose keys and values it sees.
-    #[serde(default)]
-    pub left_context_length: usize,
-    /// Frames after a segment that it sees.
-    #[serde(default)]
-    pub right_context_length: usize,
-    /// Segments before a segment whose summaries it sees.
-    #[serde(default)]
-    pub max_memory_size: usize,
-    /// Between the two feed-forward products.
-    #[serde(default)]
-    pub activation: Activation,
-    /// Squash summaries by tanh; else they are clamped to ±10.
-    #[serde(default)]
-    pub tanh_on_mem: bool,
-    /// Score of a key that must not be seen.
-    #[serde(default = "default_negative_inf")]
-    pub negative_inf: f64,
-    /// Where the output norm sits.
-    #[serde(default)]
-    pub output_norm: OutputNorm,
-    /// Encoder frames after which the sinusoids of a whisper-emformer begin again.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub position_period: Option<usize>,
-    /// Used while training only; kept so that a constructor's arguments can be written down whole.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dropout: Option<f64>,
-    /// Used while training only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weight_init_scale_strategy: Option<WeightInitScaleStrategy>,
-}
-
-fn default_negative_inf() -> f64 {
-    -1e8
 }
 
 /// Element-wise function between the two feed-forward products.
@@ -128,27 +111,6 @@ pub enum Activation {
     Silu,
 }
 
-/// Where the norm after attention and feed-forward sits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OutputNorm {
-    /// `emformer_layers.{i}.layer_norm_output` after every layer, as in torchaudio.
-    #[default]
-    PerLayer,
-    /// One `layer_norm` after the last layer.
-    Final,
-}
-
-/// How torchaudio scales a layer's first weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WeightInitScaleStrategy {
-    /// By 1/√(layer + 1).
-    Depthwise,
-    /// By 1/√2.
-    Constant,
-}
-
 impl Config {
     /// Reads `config.json` and checks that its values make sense together.
     ///
@@ -158,23 +120,21 @@ impl Config {
         let config: Self = serde_json::from_str(json).map_err(|error| ModelError::Invalid {
             problems: vec![format!("config.json: {error}")],
         })?;
-        let problems = config.problems();
-        if problems.is_empty() {
-            Ok(config)
-        } else {
-            Err(ModelError::Invalid { problems })
-        }
+        config.check()?;
+        Ok(config)
     }
 
-    fn problems(&self) -> Vec<String> {
+    /// Checks that the values make sense together.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] with every contradiction found.
+    pub fn check(&self) -> Result<(), ModelError> {
         let mut problems = Vec::new();
         let mut require = |holds: bool, what: String| {
             if !holds {
                 problems.push(format!("config.json: {what}"));
             }
         };
-        let encoder = &self.encoder;
-        let dim = encoder.dim();
         require(
             self.format == FORMAT,
             format!("format: expected {FORMAT}, found {}", self.format),
@@ -187,72 +147,26 @@ impl Config {
             (8_000..=192_000).contains(&self.sample_rate),
             format!("sample_rate: expected 8000 to 192000, found {}", self.sample_rate),
         );
-        let sizes = [
-            ("input_dim", encoder.input_dim),
-            ("dim", dim),
-            ("num_heads", encoder.num_heads),
-            ("ffn_dim", encoder.ffn_dim),
-            ("num_layers", encoder.num_layers),
-            ("segment_length", encoder.segment_length),
-        ];
-        for (name, size) in sizes {
-            require(size > 0, format!("encoder.{name}: expected at least 1, found 0"));
+        architecture::problems(&self.encoder, &mut require);
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(ModelError::Invalid { problems })
         }
-        let lengths = [
-            ("left_context_length", encoder.left_context_length),
-            ("right_context_length", encoder.right_context_length),
-            ("max_memory_size", encoder.max_memory_size),
-        ];
-        for (name, size) in sizes.into_iter().chain(lengths) {
-            // Far above any real model; keeps the products of sizes below from overflowing.
-            require(
-                size <= 1 << 20,
-                format!("encoder.{name}: expected at most {}, found {size}", 1 << 20),
-            );
-        }
-        require(
-            encoder.num_heads == 0 || dim.is_multiple_of(encoder.num_heads),
-            format!(
-                "encoder.num_heads: expected a divisor of dim ({dim}), found {}",
-                encoder.num_heads
-            ),
-        );
-        require(
-            encoder.negative_inf.is_finite(),
-            "encoder.negative_inf: expected a finite number".into(),
-        );
-        match self.architecture {
-            Architecture::Emformer => {
-                require(
-                    dim == encoder.input_dim,
-                    format!(
-                        "encoder.dim: expected input_dim ({}) for an emformer, found {dim}",
-                        encoder.input_dim
-                    ),
-                );
-                require(
-                    encoder.position_period.is_none(),
-                    "encoder.position_period: an emformer has no positions".into(),
-                );
-            }
-            Architecture::WhisperEmformer => {
-                require(
-                    encoder.position_period.is_some_and(|period| period > 0),
-                    "encoder.position_period: expected at least 1 for a whisper-emformer".into(),
-                );
-                require(
-                    dim.is_multiple_of(2) && dim >= 4,
-                    format!("encoder.dim: expected an even number from 4 on, found {dim}"),
-                );
-            }
-        }
-        problems
     }
 }
 
-impl EmformerConfig {
-    /// Width of the layers.
-    pub fn dim(&self) -> usize {
-        self.dim.unwrap_or(self.input_dim)
+/// Requires every size to be at least `least` and far below what would make products of sizes overflow.
+pub(crate) fn require_sizes(require: &mut dyn FnMut(bool, String), least: usize, sizes: &[(&str, usize)]) {
+    const MOST: usize = 1 << 20;
+    for &(name, size) in sizes {
+        require(
+            (least..=MOST).contains(&size),
+            if size < least {
+                format!("encoder.{name}: expected at least {least}, found {size}")
+            } else {
+                format!("encoder.{name}: expected at most {MOST}, found {size}")
+            },
+        );
     }
 }

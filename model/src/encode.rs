@@ -4,17 +4,19 @@
 //! treatment of unequal lengths; [`Mode::Streaming`] steps every item through a state cache, as the server does, in
 //! batches that shrink as shorter items end.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::architecture;
 use crate::config::Config;
-use crate::encoder::emformer::{self, Emformer, Reference};
-use crate::encoder::{Geometry, StateCache, StepRow, StreamingEncoder};
+use crate::encoder::head::CtcHead;
+use crate::encoder::{Geometry, OfflineEncoder, StateCache, StepRow, StreamingEncoder};
 use crate::error::ModelError;
 use crate::loader::{self, WEIGHTS_FILE, Weights};
 use crate::model::CONFIG_FILE;
+use crate::module;
 
 /// Which executor encodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,11 +38,31 @@ pub struct Encoded {
     pub lengths: Vec<usize>,
 }
 
+impl Encoded {
+    /// `output`, `lengths i64` and, where the model has a head, `log_probs`.
+    ///
+    /// # Errors
+    /// [`ModelError::Tensor`].
+    pub fn into_tensors(self) -> Result<BTreeMap<String, Tensor>, ModelError> {
+        let lengths: Vec<i64> = self.lengths.iter().map(|&length| length as i64).collect();
+        let mut tensors = BTreeMap::from([
+            ("output".to_owned(), self.output),
+            ("lengths".to_owned(), Tensor::new(lengths, &Device::Cpu)?),
+        ]);
+        tensors.extend(
+            self.log_probs
+                .map(|log_probs| ("log_probs".to_owned(), log_probs)),
+        );
+        Ok(tensors)
+    }
+}
+
 /// A model directory's encoder, in both executors. Needs neither features nor tokens in the directory.
 pub struct Encoder {
     geometry: Geometry,
-    reference: Reference,
-    streaming: Emformer,
+    offline: Box<dyn OfflineEncoder>,
+    streaming: Result<Box<dyn StreamingEncoder>, String>,
+    head: Option<CtcHead>,
 }
 
 impl Encoder {
@@ -58,20 +80,33 @@ impl Encoder {
     /// # Errors
     /// [`ModelError::Invalid`] with every problem found.
     pub fn from_parts(config_json: &str, safetensors: &[u8]) -> Result<Self, ModelError> {
-        let mut config = Config::from_json(config_json)?;
-        let classes = config
-            .ctc
-            .as_ref()
-            .and_then(|_| Weights::shape_of(safetensors, "head.weight")?.first().copied());
-        let weights = Weights::from_safetensors(safetensors, &emformer::expected_tensors(&config, classes))?;
-        let reference = Reference::new(&config, &weights, &Device::Cpu)?;
+        let config = Config::from_json(config_json)?;
+        let classes = module::head_classes(&config, safetensors);
+        let expected = architecture::expected_tensors(&config, classes);
+        Self::new(&config, &Weights::from_safetensors(safetensors, &expected)?)
+    }
+
+    /// Builds both executors of a model.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] for missing tensors, or for an architecture that is no encoder of features.
+    pub fn new(config: &Config, weights: &Weights) -> Result<Self, ModelError> {
+        let offline = architecture::offline_encoder(&config.encoder, weights)?;
         // The encoder's own output is wanted; the head is applied to it afterwards.
-        config.ctc = None;
-        let streaming = Emformer::new(&config, &weights)?;
+        let headless = Config {
+            ctc: None,
+            ..config.clone()
+        };
+        let streaming = match architecture::streaming_encoder(&headless, weights) {
+            Ok(encoder) => Ok(encoder),
+            Err(ModelError::CannotStream { reason }) => Err(reason),
+            Err(other) => return Err(other),
+        };
         Ok(Self {
-            geometry: streaming.geometry().clone(),
-            reference,
+            geometry: offline.geometry().clone(),
+            offline,
             streaming,
+            head: config.ctc.as_ref().map(|_| CtcHead::new(weights)).transpose()?,
         })
     }
 
@@ -81,19 +116,19 @@ impl Encoder {
     }
 
     /// Encodes `features (batch, frames + look-ahead, features)`, where the look-ahead is
-    /// [`Geometry::lookahead_frames`]; `lengths` do not count it. A stem that halves the frame rate rounds up.
+    /// [`Geometry::lookahead_frames`]; `lengths` do not count it.
     ///
     /// # Errors
-    /// [`ModelError::Input`] for shapes that do not fit.
+    /// [`ModelError::Input`] for shapes that do not fit, [`ModelError::CannotStream`] for a mode that the model lacks.
     pub fn encode(&self, features: &Tensor, lengths: &[usize], mode: Mode) -> Result<Encoded, ModelError> {
         let geometry = &self.geometry;
         let (batch, frames, width) = features
             .dims3()
-            .map_err(|_| input("features", "3 dimensions", features.rank()))?;
+            .map_err(|_| ModelError::input("features", "3 dimensions", features.rank()))?;
         if width != geometry.num_features {
-            return Err(input(
+            return Err(ModelError::input(
                 "features",
-                &format!("frames of {} values", geometry.num_features),
+                format!("frames of {} values", geometry.num_features),
                 width,
             ));
         }
@@ -102,40 +137,50 @@ impl Encoder {
             .filter(|&frames| frames > 0)
         else {
             let expected = format!("more than {} frames, the look-ahead", geometry.lookahead_frames);
-            return Err(input("features", &expected, frames));
+            return Err(ModelError::input("features", expected, frames));
         };
         if lengths.len() != batch {
-            return Err(input("lengths", &format!("{batch} values"), lengths.len()));
+            return Err(ModelError::input(
+                "lengths",
+                format!("{batch} values"),
+                lengths.len(),
+            ));
         }
         if let Some(length) = lengths.iter().find(|&&length| length > frames) {
-            return Err(input("lengths", &format!("at most {frames} frames"), length));
+            return Err(ModelError::input(
+                "lengths",
+                format!("at most {frames} frames"),
+                length,
+            ));
         }
-        let output_lengths: Vec<usize> = lengths
-            .iter()
-            .map(|length| length.div_ceil(geometry.subsampling))
-            .collect();
-        let output = match mode {
-            Mode::Whole => {
-                let features = features.to_dtype(self.reference.dtype())?;
-                let missing = frames.next_multiple_of(geometry.subsampling) - frames;
-                let features = features.pad_with_zeros(1, 0, missing)?;
-                self.reference
-                    .forward(&self.reference.embed(&features)?, &output_lengths)?
-            }
+        let (output, lengths) = match mode {
+            Mode::Whole => self.offline.forward(features, lengths)?,
             Mode::Streaming => self.stream(features, frames, lengths)?,
         };
-        let log_probs = self
-            .reference
-            .log_probs(&output.to_dtype(self.reference.dtype())?)?;
+        let log_probs = match &self.head {
+            Some(head) => Some(head.log_probs(&output)?),
+            None => None,
+        };
         Ok(Encoded {
             output,
             log_probs,
-            lengths: output_lengths,
+            lengths,
         })
     }
 
-    fn stream(&self, features: &Tensor, frames: usize, lengths: &[usize]) -> Result<Tensor, ModelError> {
-        let geometry = &self.geometry;
+    fn stream(
+        &self,
+        features: &Tensor,
+        frames: usize,
+        lengths: &[usize],
+    ) -> Result<(Tensor, Vec<usize>), ModelError> {
+        let encoder = self
+            .streaming
+            .as_ref()
+            .map_err(|reason| ModelError::CannotStream {
+                reason: reason.clone(),
+            })?;
+        let geometry = encoder.geometry();
         let width = geometry.num_features;
         let features: Vec<Vec<f32>> = features
             .to_dtype(DType::F32)?
@@ -156,7 +201,7 @@ impl Encoder {
         let output_frames = frames.div_ceil(geometry.subsampling);
         let output_len = output_frames * geometry.output_dim;
         let mut outputs = vec![0.0f32; lengths.len() * output_len];
-        let mut states: Vec<StateCache> = lengths.iter().map(|_| self.streaming.new_state()).collect();
+        let mut states: Vec<StateCache> = lengths.iter().map(|_| encoder.new_state()).collect();
         let mut results: Vec<Vec<f32>> = vec![Vec::new(); lengths.len()];
         for step in 0..frames.div_ceil(geometry.segment_frames) {
             let begin = if step == 0 {
@@ -177,7 +222,7 @@ impl Encoder {
                     });
                 }
             }
-            self.streaming.step(&mut rows)?;
+            encoder.step(&mut rows)?;
             for ((result, length), output) in results
                 .iter()
                 .zip(lengths)
@@ -189,11 +234,16 @@ impl Encoder {
                 output[at.min(output_len)..][..count].copy_from_slice(&result[..count]);
             }
         }
-        Ok(Tensor::from_vec(
+        let output = Tensor::from_vec(
             outputs,
             (lengths.len(), output_frames, geometry.output_dim),
             &Device::Cpu,
-        )?)
+        )?;
+        let lengths = lengths
+            .iter()
+            .map(|length| length.div_ceil(geometry.subsampling))
+            .collect();
+        Ok((output, lengths))
     }
 }
 
@@ -205,35 +255,14 @@ impl Encoder {
 /// or do not fit, [`ModelError::Tensor`] for a file that cannot be read or written.
 pub fn encode_file(directory: &Path, features: &Path, mode: Mode, output: &Path) -> Result<(), ModelError> {
     let encoder = Encoder::load(directory)?;
-    let tensors = candle_core::safetensors::load(features, &Device::Cpu)?;
-    let tensor = |name: &'static str| {
-        tensors
-            .get(name)
-            .ok_or_else(|| input(name, "a tensor of that name", "none"))
-    };
-    let lengths = tensor("lengths")?;
-    if lengths.rank() != 1 {
-        return Err(input("lengths", "1 dimension", lengths.rank()));
-    }
-    let lengths: Vec<i64> = lengths.to_dtype(DType::I64)?.to_vec1()?;
-    let lengths: Vec<usize> = lengths
+    let tensors = candle_core::safetensors::load(features, &Device::Cpu)?
         .into_iter()
-        .map(|length| usize::try_from(length).map_err(|_| input("lengths", "no negative value", length)))
-        .collect::<Result<_, _>>()?;
-    let encoded = encoder.encode(tensor("features")?, &lengths, mode)?;
-    let lengths: Vec<i64> = encoded.lengths.iter().map(|&length| length as i64).collect();
-    let mut tensors = HashMap::from([
-        ("output", encoded.output),
-        ("lengths", Tensor::new(lengths, &Device::Cpu)?),
-    ]);
-    tensors.extend(encoded.log_probs.map(|log_probs| ("log_probs", log_probs)));
-    Ok(candle_core::safetensors::save(&tensors, output)?)
-}
-
-fn input(name: &'static str, expected: &str, actual: impl ToString) -> ModelError {
-    ModelError::Input {
-        name,
-        expected: expected.to_owned(),
-        actual: actual.to_string(),
-    }
+        .collect();
+    let lengths = module::lengths(&tensors, "lengths")?;
+    let encoded = encoder.encode(module::tensor(&tensors, "features")?, &lengths, mode)?;
+    let tensors = encoded.into_tensors()?;
+    Ok(candle_core::safetensors::save(
+        &tensors.into_iter().collect(),
+        output,
+    )?)
 }

@@ -21,6 +21,15 @@ pub enum ModelError {
         /// Each one names the file, the field or tensor, and what was expected and found.
         problems: Vec<String>,
     },
+    /// A model that needs whole utterances was asked to stream.
+    #[error(
+        "this model cannot be served live: {reason}. Send it whole files (POST /v1/audio/transcriptions, `transcribe`, or \
+         `encode` without --streaming), or serve a causal model"
+    )]
+    CannotStream {
+        /// What it needs that a live stream does not have.
+        reason: String,
+    },
     /// A row of a step has the wrong number of feature values.
     #[error("row {row} of the step holds {actual} feature values, expected {expected}")]
     FeatureCount {
@@ -54,6 +63,17 @@ pub enum ModelError {
     /// A tensor operation failed.
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
+}
+
+impl ModelError {
+    /// An input that does not fit.
+    pub(crate) fn input(name: &'static str, expected: impl Into<String>, actual: impl ToString) -> Self {
+        Self::Input {
+            name,
+            expected: expected.into(),
+            actual: actual.to_string(),
+        }
+    }
 }
 
 struct ProblemList<'a>(&'a [String]);

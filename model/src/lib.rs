@@ -8,6 +8,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod architecture;
 pub mod bench;
 pub mod config;
 pub mod ctc;
@@ -19,6 +20,7 @@ pub mod evaluation;
 pub mod hypothesis;
 pub mod loader;
 pub mod model;
+pub mod module;
 pub mod tokens;
 pub mod transcript;
 

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use waxwing_frontend::features::FeatureConfig;
 
+use crate::architecture;
 use crate::config::{Config, CtcConfig};
-use crate::encoder::emformer::{self, Emformer};
 use crate::encoder::{Geometry, StateCache, StepRow, StreamingEncoder};
 use crate::error::ModelError;
 use crate::loader::{self, WEIGHTS_FILE, Weights};
+use crate::module::head_classes;
 use crate::tokens::Tokens;
 
 /// Name of the configuration in a model directory.
@@ -33,7 +34,6 @@ pub struct Model {
     features: FeatureConfig,
     tokens: Arc<Tokens>,
     encoder: Box<dyn StreamingEncoder>,
-    products_per_step: u64,
 }
 
 impl std::fmt::Debug for Model {
@@ -86,7 +86,6 @@ impl Model {
         let Some(config) = config else {
             return Err(ModelError::Invalid { problems });
         };
-        let blank = config.ctc.as_ref().map(|ctc| ctc.blank);
         match (&config.ctc, &tokens) {
             (None, _) => {
                 problems.push(format!(
@@ -101,43 +100,42 @@ impl Model {
             }
             _ => {}
         }
+        let num_features = architecture::geometry(&config.encoder).map(|geometry| geometry.num_features);
         match &config.features {
             None => problems.push(format!(
                 "{CONFIG_FILE}: features: missing, a served model needs them"
             )),
-            Some(features) if features.num_features() != config.encoder.input_dim => problems.push(format!(
-                "{CONFIG_FILE}: encoder.input_dim: expected {} (the size of a feature frame), found {}",
-                features.num_features(),
-                config.encoder.input_dim
-            )),
+            Some(features) if num_features.is_some_and(|width| width != features.num_features()) => problems
+                .push(format!(
+                    "{CONFIG_FILE}: encoder.input_dim: expected {} (the size of a feature frame), found {}",
+                    features.num_features(),
+                    num_features.unwrap_or(0)
+                )),
             Some(features) => {
                 if let Err(error) = features.extractor(config.sample_rate) {
                     problems.push(format!("{CONFIG_FILE}: features: {error}"));
                 }
             }
         }
+        if let Some(reason) = architecture::cannot_stream(&config.encoder) {
+            problems.push(ModelError::CannotStream { reason }.to_string());
+        }
         // Without usable tokens the head's own size is taken, so that the rest of the file is still checked.
-        let classes = blank.and_then(|_| match &tokens {
-            Some(tokens) => Some(tokens.len()),
-            None => Weights::shape_of(safetensors, "head.weight").and_then(|shape| shape.first().copied()),
-        });
+        let classes = match (&config.ctc, &tokens) {
+            (Some(_), Some(tokens)) => Some(tokens.len()),
+            _ => head_classes(&config, safetensors),
+        };
         let weights = collect(
-            Weights::from_safetensors(safetensors, &emformer::expected_tensors(&config, classes)),
+            Weights::from_safetensors(safetensors, &architecture::expected_tensors(&config, classes)),
             &mut problems,
         )?;
         match (weights, tokens, config.features.clone()) {
-            (Some(weights), Some(tokens), Some(features)) if problems.is_empty() => {
-                let encoder = Emformer::new(&config, &weights)?;
-                let products_per_step = encoder.products_per_step();
-                let encoder = Box::new(encoder);
-                Ok(Self {
-                    config,
-                    features,
-                    tokens: Arc::new(tokens),
-                    encoder,
-                    products_per_step,
-                })
-            }
+            (Some(weights), Some(tokens), Some(features)) if problems.is_empty() => Ok(Self {
+                encoder: architecture::streaming_encoder(&config, &weights)?,
+                config,
+                features,
+                tokens: Arc::new(tokens),
+            }),
             _ => Err(ModelError::Invalid { problems }),
         }
     }
@@ -199,7 +197,7 @@ impl Model {
 
     /// Multiply-adds in the matrix products of one session's step, its left context full.
     pub fn products_per_step(&self) -> u64 {
-        self.products_per_step
+        self.encoder.products_per_step()
     }
 
     /// Allocates the state of a new session.

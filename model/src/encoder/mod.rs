@@ -6,7 +6,12 @@
 //! serialised.
 
 pub mod emformer;
+pub mod head;
 pub(crate) mod kernels;
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
 
 use crate::error::ModelError;
 
@@ -15,13 +20,13 @@ use crate::error::ModelError;
 pub struct Geometry {
     /// Values of one feature frame.
     pub num_features: usize,
-    /// Feature frames that a step advances by.
+    /// Feature frames that a step advances by; `subsampling` for an encoder that cannot stream.
     pub segment_frames: usize,
     /// Feature frames past the end of a segment that its step must see: stem look-ahead and right context.
     pub lookahead_frames: usize,
     /// Feature frames for one output frame; divides `segment_frames`.
     pub subsampling: usize,
-    /// Values of one output frame: encoder dims, or classes after a head.
+    /// Values of one output frame: encoder dims, or classes after a head ([`head::WithHead`]).
     pub output_dim: usize,
 }
 
@@ -68,6 +73,10 @@ pub trait StreamingEncoder: Send + Sync {
     /// What a step consumes and produces.
     fn geometry(&self) -> &Geometry;
 
+    /// Multiplications of two `f32` in the matrix products of one session's step, for comparing with what the
+    /// machine can do. Attention is counted with full rings.
+    fn products_per_step(&self) -> u64;
+
     /// Allocates the state of a new session.
     fn new_state(&self) -> StateCache;
 
@@ -80,4 +89,28 @@ pub trait StreamingEncoder: Send + Sync {
     /// # Errors
     /// [`ModelError::FeatureCount`] and [`ModelError::StateSize`]; then no state has been changed.
     fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), ModelError>;
+}
+
+/// An encoder of whole utterances: the oracle of a streaming one, or the only form of one that cannot stream.
+pub trait OfflineEncoder: Send + Sync {
+    /// What it consumes and produces, without a head.
+    fn geometry(&self) -> &Geometry;
+
+    /// Encodes `features (batch, frames + look-ahead, features)`, of any float type, into `(batch, output frames,
+    /// dim)` of the weights' type and the output frames of each item. The look-ahead is [`Geometry::lookahead_frames`];
+    /// `lengths` do not count it. Callers have checked rank, width and lengths (`encode` does).
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] for what this architecture cannot take.
+    fn forward(&self, features: &Tensor, lengths: &[usize]) -> Result<(Tensor, Vec<usize>), ModelError>;
+}
+
+/// Whatever can be run on named tensors: a cell, a decoder, a joiner, a whole encoder with its states. Each
+/// implementation documents the names it takes and gives.
+pub trait Module: Send + Sync {
+    /// Runs once.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] naming the tensor that is missing or does not fit.
+    fn run(&self, inputs: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>, ModelError>;
 }

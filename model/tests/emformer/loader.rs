@@ -6,7 +6,6 @@ use std::path::Path;
 use crate::support::{Random, executors, flat, max_difference, random_tensors, serialise};
 use candle_core::{DType, Device, Tensor};
 use waxwing_model::encode::{Encoder, Mode, encode_file};
-use waxwing_model::encoder::StreamingEncoder;
 use waxwing_model::{Config, Model, ModelError};
 
 fn golden() -> std::path::PathBuf {
@@ -113,7 +112,7 @@ fn unknown_fields_are_refused() {
     parts.config = parts.config.replace("\"tanh_on_mem\"", "\"tanh_on_memory\"");
     expect(
         &parts.problems(),
-        &["config.json: unknown field `tanh_on_memory`"],
+        &["config.json: architecture and encoder: unknown field `tanh_on_memory`"],
     );
 }
 
@@ -181,13 +180,13 @@ fn encode_runs_a_plain_emformer_in_both_modes() {
     let first = |tensor: &Tensor| flat(&tensor.get(0).unwrap());
     assert!(max_difference(&first(&whole), &first(&streamed)) <= 1e-4);
 
-    let (encoder, reference) = executors(&config, 31);
+    let (encoder, whole) = executors(&config, 31);
     let second = features
         .narrow(0, 1, 1)
         .unwrap()
         .narrow(1, 0, 8 + encoder.geometry().lookahead_frames)
         .unwrap();
-    let expected = reference.forward(&second, &[8]).unwrap();
+    let expected = whole.reference.forward(&second, &[8]).unwrap();
     let streamed = streamed.get(1).unwrap();
     assert!(max_difference(&flat(&streamed.narrow(0, 0, 8).unwrap()), &flat(&expected)) <= 1e-4);
     assert!(

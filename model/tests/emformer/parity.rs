@@ -4,11 +4,12 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::support::{Session, max_difference, serialise, step};
+use crate::support::{Session, max_difference, serialise, sizes, step};
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
+use waxwing_model::architecture::expected_tensors;
 use waxwing_model::encode::{Encoder, Mode};
-use waxwing_model::encoder::emformer::{Emformer, Reference, expected_tensors};
+use waxwing_model::encoder::emformer::{Emformer, Reference};
 use waxwing_model::loader::Weights;
 use waxwing_model::{Config, Model};
 
@@ -136,7 +137,7 @@ fn check_reference(dtype: DType, kind: &str, tolerance: f64) {
     let (mut greatest, mut compared) = (0f64, 0);
     for (index, case) in grid.cases.iter().enumerate() {
         let config = grid.config(case);
-        let reference = Reference::new(&config, &grid.weights(&config, dtype), &Device::Cpu).unwrap();
+        let reference = Reference::new(sizes(&config), &grid.weights(&config, dtype), &Device::Cpu).unwrap();
         let input = grid.input(case).to_dtype(dtype).unwrap();
         let mut check = |name: &str, actual: &Tensor| {
             let what = format!("case {index}, {kind} {name}: {case}");
@@ -212,7 +213,7 @@ fn the_served_emformer_equals_torchaudio_with_its_states() {
         .filter(|(_, case)| case["ragged"] == false)
     {
         let config = grid.config(case);
-        let encoder = Emformer::new(&config, &grid.weights(&config, DType::F32)).unwrap();
+        let encoder = Emformer::new(sizes(&config), &grid.weights(&config, DType::F32)).unwrap();
         let right = number(case, "right_context_length");
         let steps = number(case, "frames").div_ceil(segment);
         let padded = frames(&grid.input(case), 0, steps * segment + right);

@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
 use waxwing_model::Config;
-use waxwing_model::encoder::emformer::{Emformer, Reference, expected_tensors};
+use waxwing_model::architecture::{expected_tensors, streaming_encoder};
+use waxwing_model::config::EncoderConfig;
+use waxwing_model::encoder::emformer::{EmformerConfig, Reference};
+use waxwing_model::encoder::head::CtcHead;
 use waxwing_model::encoder::{StateCache, StepRow, StreamingEncoder};
 use waxwing_model::loader::Weights;
 
@@ -65,15 +68,39 @@ pub(crate) fn random_tensors(config: &Config, classes: Option<usize>, seed: u64)
         .collect()
 }
 
+/// The sizes, with or without a stem.
+pub(crate) fn sizes(config: &Config) -> &EmformerConfig {
+    match &config.encoder {
+        EncoderConfig::Emformer(sizes) | EncoderConfig::WhisperEmformer(sizes) => sizes,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The reference executor and the head, if there is one.
+pub(crate) struct Whole {
+    pub(crate) reference: Reference,
+    head: Option<CtcHead>,
+}
+
+impl Whole {
+    pub(crate) fn log_probs(&self, encoded: Tensor) -> Tensor {
+        match &self.head {
+            Some(head) => head.log_probs(&encoded).unwrap(),
+            None => encoded,
+        }
+    }
+}
+
 /// Both executors of one random model.
-pub(crate) fn executors(config: &Config, seed: u64) -> (Emformer, Reference) {
+pub(crate) fn executors(config: &Config, seed: u64) -> (Box<dyn StreamingEncoder>, Whole) {
     let classes = config.ctc.as_ref().map(|_| 9);
     let bytes = serialise(&random_tensors(config, classes, seed));
     let weights = Weights::from_safetensors(&bytes, &expected_tensors(config, classes)).unwrap();
-    (
-        Emformer::new(config, &weights).unwrap(),
-        Reference::new(config, &weights, &Device::Cpu).unwrap(),
-    )
+    let whole = Whole {
+        reference: Reference::new(sizes(config), &weights, &Device::Cpu).unwrap(),
+        head: classes.map(|_| CtcHead::new(&weights).unwrap()),
+    };
+    (streaming_encoder(config, &weights).unwrap(), whole)
 }
 
 /// A session and the features that it will hear.
@@ -86,7 +113,7 @@ pub(crate) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    pub(crate) fn new(encoder: &Emformer, features: &'a [f32]) -> Self {
+    pub(crate) fn new(encoder: &dyn StreamingEncoder, features: &'a [f32]) -> Self {
         Self {
             state: encoder.new_state(),
             output: Vec::new(),
@@ -97,7 +124,7 @@ impl<'a> Session<'a> {
 }
 
 /// Steps the sessions as one batch.
-pub(crate) fn step(encoder: &Emformer, sessions: &mut [&mut Session<'_>]) {
+pub(crate) fn step(encoder: &dyn StreamingEncoder, sessions: &mut [&mut Session<'_>]) {
     let width = encoder.geometry().num_features;
     let mut rows: Vec<StepRow<'_>> = sessions
         .iter_mut()
@@ -120,7 +147,7 @@ pub(crate) fn step(encoder: &Emformer, sessions: &mut [&mut Session<'_>]) {
 }
 
 /// What a session that is alone in every step hears in `num_steps` steps.
-pub(crate) fn alone(encoder: &Emformer, features: &[f32], num_steps: usize) -> Vec<f32> {
+pub(crate) fn alone(encoder: &dyn StreamingEncoder, features: &[f32], num_steps: usize) -> Vec<f32> {
     let mut session = Session::new(encoder, features);
     for _ in 0..num_steps {
         step(encoder, &mut [&mut session]);
@@ -129,7 +156,11 @@ pub(crate) fn alone(encoder: &Emformer, features: &[f32], num_steps: usize) -> V
 }
 
 /// Feature values for `num_steps` steps.
-pub(crate) fn features_for(encoder: &Emformer, num_steps: usize, random: &mut Random) -> Vec<f32> {
+pub(crate) fn features_for(
+    encoder: &dyn StreamingEncoder,
+    num_steps: usize,
+    random: &mut Random,
+) -> Vec<f32> {
     let geometry = encoder.geometry();
     random.values((num_steps * geometry.segment_frames + geometry.lookahead_frames) * geometry.num_features)
 }

@@ -8,14 +8,15 @@
 //! streaming, `f32` and `f64`, any device) is the oracle of the tests; [`Emformer`] on plain slices is what is served.
 
 mod attention;
+mod config;
 mod reference;
 mod serving;
 mod stem;
 
+pub use config::{EmformerConfig, OutputNorm, WeightInitScaleStrategy};
 pub use reference::{LayerState, Reference};
 pub use serving::Emformer;
 
-use crate::config::{Architecture, Config, OutputNorm};
 use crate::encoder::Geometry;
 use crate::loader::Expected;
 
@@ -29,9 +30,8 @@ pub(crate) const STEM_TAPS: usize = 3;
 /// Added to variances before their root.
 pub(crate) const NORM_EPSILON: f64 = 1e-5;
 
-/// Every tensor that a model file must hold, with its shape; `classes` are the rows of its head, if it has one.
-pub fn expected_tensors(config: &Config, classes: Option<usize>) -> Vec<Expected> {
-    let encoder = &config.encoder;
+/// Every tensor of the encoder, with its shape.
+pub fn expected_tensors(encoder: &EmformerConfig) -> Vec<Expected> {
     let (dim, ffn) = (encoder.dim(), encoder.ffn_dim);
     let mut expected: Vec<Expected> = Vec::new();
     let mut affine = |name: String, weight: Vec<usize>| {
@@ -39,7 +39,7 @@ pub fn expected_tensors(config: &Config, classes: Option<usize>) -> Vec<Expected
         expected.push((format!("{name}.weight"), weight));
         expected.push((format!("{name}.bias"), vec![rows]));
     };
-    if config.architecture == Architecture::WhisperEmformer {
+    if encoder.has_stem() {
         affine("stem.conv1".into(), vec![dim, encoder.input_dim, STEM_TAPS]);
         affine("stem.conv2".into(), vec![dim, dim, STEM_TAPS]);
     }
@@ -59,25 +59,22 @@ pub fn expected_tensors(config: &Config, classes: Option<usize>) -> Vec<Expected
     if encoder.output_norm == OutputNorm::Final {
         affine("layer_norm".into(), vec![dim]);
     }
-    if let Some(classes) = classes {
-        affine("head".into(), vec![classes, dim]);
-    }
     expected
 }
 
 /// What a step of this encoder consumes and produces.
-pub fn geometry(config: &Config, output_dim: usize) -> Geometry {
-    let encoder = &config.encoder;
-    let (subsampling, lookahead) = match config.architecture {
-        Architecture::Emformer => (1, 0),
-        Architecture::WhisperEmformer => (STEM_SUBSAMPLING, STEM_LOOKAHEAD),
+pub fn geometry(encoder: &EmformerConfig) -> Geometry {
+    let (subsampling, lookahead) = if encoder.has_stem() {
+        (STEM_SUBSAMPLING, STEM_LOOKAHEAD)
+    } else {
+        (1, 0)
     };
     Geometry {
         num_features: encoder.input_dim,
         segment_frames: subsampling * encoder.segment_length,
         lookahead_frames: subsampling * encoder.right_context_length + lookahead,
         subsampling,
-        output_dim,
+        output_dim: encoder.dim(),
     }
 }
 

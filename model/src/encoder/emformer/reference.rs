@@ -8,13 +8,15 @@
 //! Tensors are batch-first, `(batch, rows, dim)`.
 
 use candle_core::{D, DType, Device, Tensor};
-use candle_nn::ops::{log_softmax, sigmoid, softmax};
+use candle_nn::ops::{sigmoid, softmax};
 
-use crate::config::{Activation, Architecture, Config, EmformerConfig, OutputNorm};
+use crate::config::Activation;
+use crate::encoder::{Geometry, OfflineEncoder};
 use crate::error::ModelError;
 use crate::loader::Weights;
 
-use super::{NORM_EPSILON, STEM_LOOKAHEAD, STEM_SUBSAMPLING, sinusoids};
+use super::config::{EmformerConfig, OutputNorm};
+use super::{NORM_EPSILON, STEM_LOOKAHEAD, STEM_SUBSAMPLING, geometry, sinusoids};
 
 struct Affine {
     weight: Tensor,
@@ -115,7 +117,7 @@ pub struct Reference {
     stem: Option<Stem>,
     layers: Vec<Layer>,
     norm: Option<Affine>,
-    head: Option<Affine>,
+    geometry: Geometry,
 }
 
 impl Reference {
@@ -123,8 +125,8 @@ impl Reference {
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when a tensor of [`super::expected_tensors`] is missing.
-    pub fn new(config: &Config, weights: &Weights, device: &Device) -> Result<Self, ModelError> {
-        let encoder = config.encoder.clone();
+    pub fn new(config: &EmformerConfig, weights: &Weights, device: &Device) -> Result<Self, ModelError> {
+        let encoder = config.clone();
         let load = |name: &str| Affine::load(weights, name, device);
         let layer = |index: usize| -> Result<Layer, ModelError> {
             let load = |name: &str| load(&format!("emformer_layers.{index}.{name}"));
@@ -142,8 +144,8 @@ impl Reference {
                 },
             })
         };
-        let stem = match (config.architecture, encoder.position_period) {
-            (Architecture::WhisperEmformer, Some(period)) => {
+        let stem = match encoder.position_period {
+            Some(period) => {
                 let positions =
                     Tensor::from_vec(sinusoids(period, encoder.dim()), (period, encoder.dim()), device)?;
                 // Through f32, as Whisper computes them.
@@ -154,7 +156,7 @@ impl Reference {
                     positions,
                 })
             }
-            _ => None,
+            None => None,
         };
         Ok(Self {
             dtype: weights.dtype(),
@@ -165,7 +167,7 @@ impl Reference {
                 OutputNorm::PerLayer => None,
                 OutputNorm::Final => Some(load("layer_norm")?),
             },
-            head: config.ctc.as_ref().map(|_| load("head")).transpose()?,
+            geometry: geometry(config),
             config: encoder,
         })
     }
@@ -334,17 +336,6 @@ impl Reference {
             (x, right_context, memories) = (out.utterance, out.right_context, out.memories);
         }
         Ok((self.finish(x)?, lengths))
-    }
-
-    /// Log-probs of encoder output, `(batch, frames, dim)` → `(batch, frames, classes)`; none without a head.
-    ///
-    /// # Errors
-    /// [`ModelError::Tensor`] for another width.
-    pub fn log_probs(&self, encoded: &Tensor) -> Result<Option<Tensor>, ModelError> {
-        match &self.head {
-            Some(head) => Ok(Some(log_softmax(&head.linear(encoded)?, D::Minus1)?)),
-            None => Ok(None),
-        }
     }
 
     fn finish(&self, x: Tensor) -> Result<Tensor, ModelError> {
@@ -572,6 +563,26 @@ impl Reference {
         let mut values = vec![0u8; (own + 1) * columns];
         values[own * columns..][..num_memories].fill(1);
         Ok(Tensor::from_vec(values, (own + 1, columns), &self.device)?)
+    }
+}
+
+impl OfflineEncoder for Reference {
+    fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// torchaudio's `forward`, with its treatment of unequal lengths. A stem that halves the frame rate rounds up.
+    fn forward(&self, features: &Tensor, lengths: &[usize]) -> Result<(Tensor, Vec<usize>), ModelError> {
+        let geometry = &self.geometry;
+        let frames = features.dim(1)?.saturating_sub(geometry.lookahead_frames);
+        let missing = frames.next_multiple_of(geometry.subsampling) - frames;
+        let features = features.to_dtype(self.dtype)?.pad_with_zeros(1, 0, missing)?;
+        let lengths: Vec<usize> = lengths
+            .iter()
+            .map(|length| length.div_ceil(geometry.subsampling))
+            .collect();
+        let output = Reference::forward(self, &self.embed(&features)?, &lengths)?;
+        Ok((output, lengths))
     }
 }
 

@@ -11,13 +11,13 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::config::{Architecture, Config, EmformerConfig, OutputNorm};
-use crate::encoder::kernels::{Linear, Norm, activate, log_softmax_rows};
+use crate::encoder::kernels::{Linear, Norm, activate};
 use crate::encoder::{Geometry, StateCache, StepRow, StreamingEncoder};
 use crate::error::ModelError;
 use crate::loader::Weights;
 
 use super::attention::{Attention, AttentionRows};
+use super::config::{EmformerConfig, OutputNorm};
 use super::geometry;
 use super::stem::{Stem, StemRow, StemScratch};
 
@@ -43,7 +43,6 @@ pub struct Emformer {
     stem: Option<Stem>,
     layers: Vec<Layer>,
     norm: Option<Norm>,
-    head: Option<Linear>,
     /// Buffers of finished steps, taken by the next ones: as many as threads ever stepped at once.
     scratch: Mutex<Vec<Scratch>>,
 }
@@ -77,12 +76,12 @@ struct Session {
 }
 
 impl Emformer {
-    /// Builds the encoder, with a CTC head (log-softmax) when the configuration has one.
+    /// Builds the encoder.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when a tensor of [`super::expected_tensors`] is missing.
-    pub fn new(config: &Config, weights: &Weights) -> Result<Self, ModelError> {
-        let encoder = config.encoder.clone();
+    pub fn new(config: &EmformerConfig, weights: &Weights) -> Result<Self, ModelError> {
+        let encoder = config.clone();
         let dim = encoder.dim();
         let linear = |name: &str, inputs: usize| -> Result<Linear, ModelError> {
             let weight = weights.values(&format!("{name}.weight"))?;
@@ -120,16 +119,12 @@ impl Emformer {
                 },
             })
         };
-        let stem = match config.architecture {
-            Architecture::Emformer => None,
-            Architecture::WhisperEmformer => {
-                let period = encoder.position_period.unwrap_or(1);
-                Some(Stem::new(weights, encoder.input_dim, dim, period)?)
-            }
-        };
-        let head = config.ctc.as_ref().map(|_| linear("head", dim)).transpose()?;
+        let stem = encoder
+            .position_period
+            .map(|period| Stem::new(weights, encoder.input_dim, dim, period))
+            .transpose()?;
         Ok(Self {
-            geometry: geometry(config, head.as_ref().map_or(dim, Linear::outputs)),
+            geometry: geometry(config),
             attention: Attention {
                 dim,
                 num_heads: encoder.num_heads,
@@ -141,43 +136,9 @@ impl Emformer {
                 OutputNorm::PerLayer => None,
                 OutputNorm::Final => Some(norm("layer_norm")?),
             },
-            head,
             encoder,
             scratch: Mutex::default(),
         })
-    }
-
-    /// Multiplications of two `f32` in the matrix products of one session's step, for comparing with what the
-    /// machine can do. Attention is counted with full rings.
-    pub fn products_per_step(&self) -> u64 {
-        let encoder = &self.encoder;
-        let (dim, ffn) = (encoder.dim(), encoder.ffn_dim);
-        let (right, segment) = (encoder.right_context_length, encoder.segment_length);
-        let summary = usize::from(encoder.max_memory_size > 0);
-        let keys = encoder.max_memory_size + right + segment + encoder.left_context_length;
-        let layers: usize = (0..encoder.num_layers)
-            .map(|layer| {
-                let is_last = layer + 1 == encoder.num_layers;
-                let queries = if is_last {
-                    segment
-                } else {
-                    right + segment + summary
-                };
-                let rows = if is_last { segment } else { right + segment };
-                (encoder.max_memory_size + right + segment + summary) * 3 * dim * dim
-                    + queries * (2 * keys * dim + dim * dim)
-                    + rows * 2 * dim * ffn
-            })
-            .sum();
-        let stem = match self.stem {
-            Some(_) => segment * super::STEM_TAPS * dim * (super::STEM_SUBSAMPLING * encoder.input_dim + dim),
-            None => 0,
-        };
-        let head = self
-            .head
-            .as_ref()
-            .map_or(0, |head| segment * dim * head.outputs());
-        (layers + stem + head) as u64
     }
 
     fn stem_state_len(&self) -> usize {
@@ -237,14 +198,7 @@ impl Emformer {
         for (row, encoded) in rows.iter_mut().zip(encoded.chunks_exact(segment * dim)) {
             row.state.steps += 1;
             row.output.clear();
-            match &self.head {
-                None => row.output.extend_from_slice(encoded),
-                Some(head) => {
-                    row.output.resize(segment * head.outputs(), 0.0);
-                    head.apply(segment, encoded, row.output);
-                    log_softmax_rows(row.output, head.outputs());
-                }
-            }
+            row.output.extend_from_slice(encoded);
         }
     }
 
@@ -478,6 +432,33 @@ impl Emformer {
 impl StreamingEncoder for Emformer {
     fn geometry(&self) -> &Geometry {
         &self.geometry
+    }
+
+    fn products_per_step(&self) -> u64 {
+        let encoder = &self.encoder;
+        let (dim, ffn) = (encoder.dim(), encoder.ffn_dim);
+        let (right, segment) = (encoder.right_context_length, encoder.segment_length);
+        let summary = usize::from(encoder.max_memory_size > 0);
+        let keys = encoder.max_memory_size + right + segment + encoder.left_context_length;
+        let layers: usize = (0..encoder.num_layers)
+            .map(|layer| {
+                let is_last = layer + 1 == encoder.num_layers;
+                let queries = if is_last {
+                    segment
+                } else {
+                    right + segment + summary
+                };
+                let rows = if is_last { segment } else { right + segment };
+                (encoder.max_memory_size + right + segment + summary) * 3 * dim * dim
+                    + queries * (2 * keys * dim + dim * dim)
+                    + rows * 2 * dim * ffn
+            })
+            .sum();
+        let stem = match self.stem {
+            Some(_) => segment * super::STEM_TAPS * dim * (super::STEM_SUBSAMPLING * encoder.input_dim + dim),
+            None => 0,
+        };
+        (layers + stem) as u64
     }
 
     fn new_state(&self) -> StateCache {

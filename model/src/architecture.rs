@@ -1,0 +1,111 @@
+//! The one place that knows every architecture: each function is one match, and a new architecture is one arm in each.
+//!
+//! Encoders know nothing of heads: [`streaming_encoder`] puts the CTC head of a model behind whichever encoder it has.
+
+use candle_core::Device;
+
+use crate::config::{Config, EncoderConfig};
+use crate::encoder::emformer::{self, Emformer};
+use crate::encoder::head::{self, WithHead};
+use crate::encoder::{Geometry, Module, OfflineEncoder, StreamingEncoder};
+use crate::error::ModelError;
+use crate::loader::{Expected, Weights};
+use crate::module::EncoderModule;
+
+/// Reports every contradiction in the sizes: `require(holds, "encoder.field: expected …, found …")`.
+pub(crate) fn problems(encoder: &EncoderConfig, require: &mut dyn FnMut(bool, String)) {
+    match encoder {
+        EncoderConfig::Emformer(sizes) => sizes.problems(false, require),
+        EncoderConfig::WhisperEmformer(sizes) => sizes.problems(true, require),
+    }
+}
+
+/// Every tensor of the encoder with its shape, without a head.
+pub fn encoder_tensors(encoder: &EncoderConfig) -> Vec<Expected> {
+    match encoder {
+        EncoderConfig::Emformer(sizes) | EncoderConfig::WhisperEmformer(sizes) => {
+            emformer::expected_tensors(sizes)
+        }
+    }
+}
+
+/// What the encoder consumes and produces, without a head; `None` for a module that is no encoder of features.
+pub fn geometry(encoder: &EncoderConfig) -> Option<Geometry> {
+    match encoder {
+        EncoderConfig::Emformer(sizes) | EncoderConfig::WhisperEmformer(sizes) => {
+            Some(emformer::geometry(sizes))
+        }
+    }
+}
+
+/// Why the encoder cannot be stepped live, or `None` when it can.
+pub fn cannot_stream(encoder: &EncoderConfig) -> Option<String> {
+    match encoder {
+        EncoderConfig::Emformer(_) | EncoderConfig::WhisperEmformer(_) => None,
+    }
+}
+
+fn bare_streaming_encoder(
+    encoder: &EncoderConfig,
+    weights: &Weights,
+) -> Result<Box<dyn StreamingEncoder>, ModelError> {
+    if let Some(reason) = cannot_stream(encoder) {
+        return Err(ModelError::CannotStream { reason });
+    }
+    Ok(match encoder {
+        EncoderConfig::Emformer(sizes) | EncoderConfig::WhisperEmformer(sizes) => {
+            Box::new(Emformer::new(sizes, weights)?)
+        }
+    })
+}
+
+/// Builds the encoder of whole utterances in the weights' type.
+///
+/// # Errors
+/// [`ModelError::Invalid`] for missing tensors, or for an architecture that is no encoder of features.
+pub fn offline_encoder(
+    encoder: &EncoderConfig,
+    weights: &Weights,
+) -> Result<Box<dyn OfflineEncoder>, ModelError> {
+    Ok(match encoder {
+        EncoderConfig::Emformer(sizes) | EncoderConfig::WhisperEmformer(sizes) => {
+            Box::new(emformer::Reference::new(sizes, weights, &Device::Cpu)?)
+        }
+    })
+}
+
+/// Builds what `run` runs.
+///
+/// # Errors
+/// [`ModelError::Invalid`] for missing tensors.
+pub fn module(config: &Config, weights: &Weights) -> Result<Box<dyn Module>, ModelError> {
+    Ok(match &config.encoder {
+        EncoderConfig::Emformer(_) | EncoderConfig::WhisperEmformer(_) => {
+            Box::new(EncoderModule::new(config, weights)?)
+        }
+    })
+}
+
+/// Every tensor that a model file must hold. The number of classes of a CTC head is the file's own unless it is given.
+pub fn expected_tensors(config: &Config, classes: Option<usize>) -> Vec<Expected> {
+    let mut expected = encoder_tensors(&config.encoder);
+    if let (Some(_), Some(classes), Some(geometry)) = (&config.ctc, classes, geometry(&config.encoder)) {
+        expected.extend(head::expected_tensors(classes, geometry.output_dim));
+    }
+    expected
+}
+
+/// Builds the encoder that is served, with the model's CTC head behind it if it has one.
+///
+/// # Errors
+/// [`ModelError::CannotStream`], or [`ModelError::Invalid`] for missing tensors.
+pub fn streaming_encoder(
+    config: &Config,
+    weights: &Weights,
+) -> Result<Box<dyn StreamingEncoder>, ModelError> {
+    let encoder = bare_streaming_encoder(&config.encoder, weights)?;
+    Ok(match &config.ctc {
+        Some(_) => Box::new(WithHead::new(encoder, weights)?),
+        None => encoder,
+    })
+}

@@ -1,0 +1,143 @@
+//! The CTC head behind any encoder: a linear layer over its output frames and a log-softmax over the classes.
+
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{D, Tensor};
+use candle_nn::ops::log_softmax;
+
+use crate::encoder::kernels::{Linear, log_softmax_rows};
+use crate::encoder::{Geometry, StateCache, StepRow, StreamingEncoder};
+use crate::error::ModelError;
+use crate::loader::{Expected, Weights};
+
+/// Sessions that share one pass through the head, so that its rows stay in the cache.
+const GROUP: usize = 8;
+
+/// Tensors of a head over encoder frames of `dim` values: `head.weight (classes, dim)`, `head.bias (classes)`.
+pub fn expected_tensors(classes: usize, dim: usize) -> [Expected; 2] {
+    [
+        ("head.weight".into(), vec![classes, dim]),
+        ("head.bias".into(), vec![classes]),
+    ]
+}
+
+/// The head in Candle operations, in the weights' type: for whole utterances.
+pub struct CtcHead {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl CtcHead {
+    /// Takes the head of a model.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] when a tensor of [`expected_tensors`] is missing.
+    pub fn new(weights: &Weights) -> Result<Self, ModelError> {
+        Ok(Self {
+            weight: weights.tensor("head.weight")?,
+            bias: weights.tensor("head.bias")?,
+        })
+    }
+
+    /// Log-probs of encoder output, `(batch, frames, dim)` → `(batch, frames, classes)`, in the weights' type.
+    ///
+    /// # Errors
+    /// [`ModelError::Tensor`] for another width.
+    pub fn log_probs(&self, encoded: &Tensor) -> Result<Tensor, ModelError> {
+        let scores = encoded
+            .to_dtype(self.weight.dtype())?
+            .broadcast_matmul(&self.weight.t()?)?
+            .broadcast_add(&self.bias)?;
+        Ok(log_softmax(&scores, D::Minus1)?)
+    }
+}
+
+/// A streaming encoder whose output frames are log-probs.
+pub struct WithHead {
+    encoder: Box<dyn StreamingEncoder>,
+    head: Linear,
+    geometry: Geometry,
+    /// Buffers of finished steps, taken by the next ones.
+    scratch: Mutex<Vec<Scratch>>,
+}
+
+#[derive(Default)]
+struct Scratch {
+    encoded: Vec<f32>,
+    log_probs: Vec<f32>,
+}
+
+impl WithHead {
+    /// Puts a head behind an encoder.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] when a tensor of [`expected_tensors`] is missing.
+    pub fn new(encoder: Box<dyn StreamingEncoder>, weights: &Weights) -> Result<Self, ModelError> {
+        let mut geometry = encoder.geometry().clone();
+        let head = Linear::new(
+            &weights.values("head.weight")?,
+            weights.values("head.bias")?,
+            geometry.output_dim,
+        );
+        geometry.output_dim = head.outputs();
+        Ok(Self {
+            encoder,
+            head,
+            geometry,
+            scratch: Mutex::default(),
+        })
+    }
+
+    fn apply(&self, rows: &mut [StepRow<'_>], scratch: &mut Scratch) {
+        let Scratch { encoded, log_probs } = scratch;
+        encoded.clear();
+        rows.iter().for_each(|row| encoded.extend_from_slice(row.output));
+        let classes = self.head.outputs();
+        let frames = encoded.len() / self.encoder.geometry().output_dim;
+        log_probs.resize(frames * classes, 0.0);
+        self.head.apply(frames, encoded, log_probs);
+        log_softmax_rows(log_probs, classes);
+        let mut rest = log_probs.as_slice();
+        for row in rows {
+            let own = row.output.len() / self.encoder.geometry().output_dim * classes;
+            let (own, others) = rest.split_at(own);
+            row.output.clear();
+            row.output.extend_from_slice(own);
+            rest = others;
+        }
+    }
+}
+
+impl StreamingEncoder for WithHead {
+    fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    fn products_per_step(&self) -> u64 {
+        let inputs = self.encoder.geometry().output_dim;
+        self.encoder.products_per_step()
+            + (self.geometry.output_frames() * inputs * self.head.outputs()) as u64
+    }
+
+    fn new_state(&self) -> StateCache {
+        self.encoder.new_state()
+    }
+
+    fn reset(&self, state: &mut StateCache) {
+        self.encoder.reset(state);
+    }
+
+    fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), ModelError> {
+        self.encoder.step(rows)?;
+        let idle = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut scratch = idle.unwrap_or_default();
+        for group in rows.chunks_mut(GROUP) {
+            self.apply(group, &mut scratch);
+        }
+        self.scratch
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(scratch);
+        Ok(())
+    }
+}
