@@ -188,7 +188,10 @@ impl Heard {
     /// Each utterance with the audio, in seconds, after which it was final; `None` for what only the end of the
     /// stream made final.
     fn decode(&self, model: &Model, endpointing: Endpointing) -> Vec<(Utterance, Option<f64>)> {
-        let options = TranscriberOptions { endpointing };
+        let options = TranscriberOptions {
+            endpointing,
+            ..TranscriberOptions::default()
+        };
         let tokens = Arc::clone(model.tokens());
         let mut transcriber = Transcriber::new(tokens, model.output_frame_seconds(), options);
         let mut utterances = Vec::new();

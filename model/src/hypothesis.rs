@@ -13,6 +13,8 @@
 
 use std::time::Duration;
 
+use crate::ctc::BeamEvent;
+use crate::endpoint::frames_in;
 use crate::tokens::Tokens;
 
 /// How long a word goes on behind its last token, where nothing follows at once.
@@ -66,20 +68,49 @@ pub struct Utterance {
     pub confidence: f32,
     /// What the words were joined from, word separators included.
     pub tokens: Vec<EmittedToken>,
+    /// What else it may have been, in finals where alternatives are asked for; the best one first.
+    pub alternatives: Vec<Alternative>,
+}
+
+/// Another hypothesis for a whole utterance, with other words than the utterance and than all other alternatives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Alternative {
+    /// In order, not overlapping; never empty.
+    pub words: Vec<Word>,
+    /// 0 to 1; see the [module](self).
+    pub confidence: f32,
+    /// Natural log of how probable it is, measured against the utterance's own words: at most 0.
+    pub score: f32,
+}
+
+impl Alternative {
+    /// The words joined by spaces. Allocates the text.
+    pub fn text(&self) -> String {
+        join(&self.words)
+    }
 }
 
 impl Utterance {
     /// The words joined by spaces. Allocates the text.
     pub fn text(&self) -> String {
-        let mut text = String::with_capacity(self.words.iter().map(|word| word.word.len() + 1).sum());
-        for word in &self.words {
-            if !text.is_empty() {
-                text.push(' ');
-            }
-            text.push_str(&word.word);
-        }
-        text
+        join(&self.words)
     }
+}
+
+fn join(words: &[Word]) -> String {
+    let mut text = String::with_capacity(words.iter().map(|word| word.word.len() + 1).sum());
+    for word in words {
+        if !text.is_empty() {
+            text.push(' ');
+        }
+        text.push_str(&word.word);
+    }
+    text
+}
+
+/// The words that tokens spell, as an utterance that ends at output frame `end`; `None` without letters. Allocates.
+pub fn join_tokens(table: &Tokens, tokens: &[EmittedToken], frame: Duration, end: u64) -> Option<Utterance> {
+    Hypothesis::new(frames_in(WORD_TAIL, frame)).whole_with(table, 0, end, tokens)
 }
 
 /// Joins tokens to words. Holds only the open utterance: completed words and the tokens of the open one.
@@ -140,6 +171,26 @@ impl Hypothesis {
         }
     }
 
+    /// Takes what a beam has settled, or would settle if its best prefix won. What concerns a token of an utterance
+    /// that is final is ignored.
+    pub(crate) fn apply(&mut self, table: &Tokens, event: &BeamEvent) {
+        match event {
+            BeamEvent::Began { id, start } => self.push(table, *id, *start, 0.0),
+            BeamEvent::Ended(token) => {
+                if let Some(last) = self.tokens.last_mut()
+                    && (last.id, last.start) == (token.id, token.start)
+                {
+                    *last = *token;
+                }
+            }
+        }
+    }
+
+    /// Whether a word is open: letters without a beginning of the next word behind them.
+    pub(crate) fn has_open_word(&self) -> bool {
+        self.open_start.is_some()
+    }
+
     /// First frame of the first word, `None` while there is no letter.
     pub(crate) fn start(&self) -> Option<u64> {
         self.words.first().map(|word| word.start).or(self.open_start)
@@ -155,6 +206,39 @@ impl Hypothesis {
         let stable_words = words.len();
         words.extend(self.open_word(table, now));
         make_utterance(utterance, words, stable_words, self.tokens.clone())
+    }
+
+    /// As [`partial`](Self::partial), with `tail` behind what is settled, of which no word is stable.
+    pub(crate) fn partial_with(
+        &self,
+        table: &Tokens,
+        utterance: u64,
+        now: u64,
+        tail: &[BeamEvent],
+    ) -> Option<Utterance> {
+        let mut whole = self.clone();
+        for event in tail {
+            whole.apply(table, event);
+        }
+        let mut partial = whole.partial(table, utterance, now)?;
+        partial.stable_words = self.words.len();
+        Some(partial)
+    }
+
+    /// The utterance if it ended at `now` with `tail` behind what is settled.
+    pub(crate) fn whole_with(
+        &self,
+        table: &Tokens,
+        utterance: u64,
+        now: u64,
+        tail: &[EmittedToken],
+    ) -> Option<Utterance> {
+        let mut whole = self.clone();
+        for token in tail {
+            whole.push(table, token.id, token.start, 0.0);
+            whole.apply(table, &BeamEvent::Ended(*token));
+        }
+        whole.take_all(table, utterance, now)
     }
 
     /// Ends the utterance with all its words, at `now`. A separator behind the last word stays for the next one.
@@ -228,6 +312,7 @@ fn make_utterance(
         stable_words,
         confidence,
         tokens,
+        alternatives: Vec::new(),
     })
 }
 

@@ -1,25 +1,37 @@
-//! From the log-probs of one stream to its utterances: best path, words, endpoints.
+//! From the log-probs of one stream to its utterances: decoding, words, endpoints.
 //!
 //! A [`Transcriber`] is the last stage before the wire. It is fed the output frames of every step in order and tells
 //! which utterances have become final; between them it shows the open one as a partial. What it says depends on
 //! the frames alone, not on how many of them come in one call.
+//!
+//! The decoder is the best path or a prefix beam search. Endpoints are judged from the frames' most probable classes in both
+//! cases; the beam lives through them with its best prefix, so the sound in which an utterance was ended goes on.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ctc::GreedyDecoder;
+use crate::ctc::{BeamHypothesis, GreedyDecoder, NoScorer, PrefixBeam};
 use crate::endpoint::{EndpointDetector, Verdict, frames_in};
 use crate::hypothesis::{Hypothesis, WORD_TAIL};
 use crate::tokens::Tokens;
 
+pub use crate::ctc::{Decoding, DecodingError};
 pub use crate::endpoint::{Endpointing, EndpointingError, FinalDelay};
-pub use crate::hypothesis::{EmittedToken, Utterance, Word};
+pub use crate::hypothesis::{Alternative, EmittedToken, Utterance, Word};
 
 /// What a session can set, at its start and in mid-stream.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct TranscriberOptions {
     /// When utterances end.
     pub endpointing: Endpointing,
+    /// How words are searched for.
+    pub decoding: Decoding,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Decoder {
+    Greedy,
+    Beam(Box<PrefixBeam<NoScorer>>),
 }
 
 /// Turns one stream's log-probs into words. Owned by its session. Holds the open utterance only, typically a few
@@ -29,8 +41,13 @@ pub struct TranscriberOptions {
 pub struct Transcriber {
     tokens: Arc<Tokens>,
     frame: Duration,
-    decoder: GreedyDecoder,
+    /// The most probable class of each frame: what endpoints are judged from, and all of it without a beam.
+    greedy: GreedyDecoder,
+    decoder: Decoder,
+    alternatives: usize,
     hypothesis: Hypothesis,
+    /// Of the beam, in the frame before.
+    best_serial: u64,
     detector: EndpointDetector,
     frames_seen: u64,
     utterances_ended: u64,
@@ -40,11 +57,19 @@ pub struct Transcriber {
 impl Transcriber {
     /// Makes a transcriber for a new stream of a model that emits an output frame every `frame_seconds`.
     pub fn new(tokens: Arc<Tokens>, frame_seconds: f64, options: TranscriberOptions) -> Self {
-        let frame = Duration::try_from_secs_f64(frame_seconds)
-            .unwrap_or_default()
-            .max(Duration::from_millis(1));
+        let frame = frame_duration(frame_seconds);
+        let decoding = options.decoding.bounded();
+        let decoder = if decoding.beam_width == 1 {
+            Decoder::Greedy
+        } else {
+            let search = PrefixBeam::new(Arc::clone(&tokens), decoding.pruning(), NoScorer);
+            Decoder::Beam(Box::new(search))
+        };
         Self {
-            decoder: GreedyDecoder::new(tokens.blank()),
+            greedy: GreedyDecoder::new(tokens.blank()),
+            decoder,
+            alternatives: decoding.alternatives,
+            best_serial: 0,
             hypothesis: Hypothesis::new(frames_in(WORD_TAIL, frame)),
             detector: EndpointDetector::new(options.endpointing, frame),
             tokens,
@@ -66,14 +91,22 @@ impl Transcriber {
         }
     }
 
-    /// The open utterance as heard so far, or `None` while it has no letter. All its words but the last are stable.
-    /// Allocates; [`revision`](Self::revision) tells whether it is worth it.
+    /// The open utterance as heard so far, or `None` while it has no letter. Its stable words are those that all
+    /// hypotheses agree on: all but the last on the best path, fewer in a beam. Allocates;
+    /// [`revision`](Self::revision) tells whether it is worth it.
     pub fn partial(&self) -> Option<Utterance> {
-        self.hypothesis
-            .partial(&self.tokens, self.utterances_ended, self.frames_seen)
+        let (table, id, now) = (&self.tokens, self.utterances_ended, self.frames_seen);
+        match &self.decoder {
+            Decoder::Greedy => self.hypothesis.partial(table, id, now),
+            Decoder::Beam(search) => {
+                let mut tail = Vec::new();
+                search.best_tail(&mut tail);
+                self.hypothesis.partial_with(table, id, now, &tail)
+            }
+        }
     }
 
-    /// Changes when the words of [`partial`](Self::partial) do, or when an utterance ends.
+    /// Changes when the words of [`partial`](Self::partial) do or more of them are stable, or when an utterance ends.
     pub fn revision(&self) -> u64 {
         self.revision
     }
@@ -82,15 +115,32 @@ impl Transcriber {
     /// stream may go on: the decoder keeps its last class, so a sound that is cut in two by this is not heard
     /// twice, and all later tokens are what they would have been. A word that is cut in two becomes two words.
     pub fn finish(&mut self) -> Option<Utterance> {
-        let ended = self
-            .hypothesis
-            .take_all(&self.tokens, self.utterances_ended, self.frames_seen);
+        let ended = self.end_utterance();
         self.count(ended)
     }
 
-    /// Changes the options from the next frame on. Silence that has been counted stays counted.
+    /// Changes the options from the next frame on. Silence that has been counted stays counted. Where the decoder becomes
+    /// another one, it goes on from the best hypothesis of the old one.
     pub fn configure(&mut self, options: TranscriberOptions) {
         self.detector.configure(options.endpointing, self.frame);
+        let decoding = options.decoding.bounded();
+        self.alternatives = decoding.alternatives;
+        match &mut self.decoder {
+            Decoder::Beam(search) if decoding.beam_width > 1 => search.set_pruning(decoding.pruning()),
+            Decoder::Beam(search) => {
+                search.restart_with_best();
+                self.greedy.continue_after(search.sounding());
+                self.apply_settled();
+                self.decoder = Decoder::Greedy;
+            }
+            Decoder::Greedy if decoding.beam_width > 1 => {
+                let mut search = PrefixBeam::new(Arc::clone(&self.tokens), decoding.pruning(), NoScorer);
+                search.continue_after(self.greedy.last_class(), self.frames_seen);
+                self.best_serial = search.best_serial();
+                self.decoder = Decoder::Beam(Box::new(search));
+            }
+            Decoder::Greedy => {}
+        }
     }
 
     /// Output frames taken since the stream's start.
@@ -100,56 +150,163 @@ impl Transcriber {
 
     /// Bytes held now, the shared tokens not counted.
     pub fn state_bytes(&self) -> usize {
-        size_of_val(self) + self.hypothesis.heap_bytes()
+        let search = match &self.decoder {
+            Decoder::Greedy => 0,
+            Decoder::Beam(search) => size_of_val(&**search) + search.heap_bytes(),
+        };
+        size_of_val(self) + self.hypothesis.heap_bytes() + search
     }
 
     /// The most that [`state_bytes`](Self::state_bytes) can become, with the longest utterances that are accepted
     /// and a token in every frame of them.
-    pub fn max_state_bytes(tokens: &Tokens, frame_seconds: f64) -> usize {
+    pub fn max_state_bytes(tokens: &Tokens, frame_seconds: f64, decoding: &Decoding) -> usize {
         let longest = Duration::from_millis(u64::from(*Endpointing::MAX_UTTERANCE_MS.end()));
         let frames = frames_in(longest, frame_duration(frame_seconds));
         // One more for a word separator that was heard before the utterance began.
         let num_tokens = usize::try_from(frames).unwrap_or(usize::MAX).saturating_add(1);
-        size_of::<Self>().saturating_add(Hypothesis::max_heap_bytes(num_tokens, tokens.longest_spelling()))
+        let search = match decoding.bounded().beam_width {
+            1 => 0,
+            _ => {
+                size_of::<PrefixBeam<NoScorer>>()
+                    + PrefixBeam::<NoScorer>::max_heap_bytes(tokens, &decoding.pruning())
+            }
+        };
+        size_of::<Self>()
+            .saturating_add(Hypothesis::max_heap_bytes(num_tokens, tokens.longest_spelling()))
+            .saturating_add(search)
     }
 
     fn accept_frame(&mut self, log_probs: &[f32]) {
-        let decision = self.decoder.step(log_probs);
+        let decision = self.greedy.step(log_probs);
         let frame = self.frames_seen;
         self.frames_seen += 1;
-        if decision.class == self.tokens.blank() {
+        let is_blank = decision.class == self.tokens.blank();
+        if is_blank {
             self.detector.blank(decision.log_posterior);
-            return;
-        }
-        if self.tokens.spelling(decision.class).is_empty() {
+        } else if self.tokens.spelling(decision.class).is_empty() {
             self.detector.doubtful();
         } else {
             self.detector.letter();
         }
-        if decision.is_new {
-            self.hypothesis
-                .push(&self.tokens, decision.class, frame, decision.log_posterior);
-            self.revision += 1;
-        } else {
-            self.hypothesis
-                .extend(decision.class, frame, decision.log_posterior);
+        match &mut self.decoder {
+            Decoder::Beam(search) => {
+                search.step(log_probs);
+                let serial = search.best_serial();
+                if serial != self.best_serial {
+                    self.best_serial = serial;
+                    self.revision += 1;
+                }
+                self.apply_settled();
+            }
+            Decoder::Greedy if is_blank => {}
+            Decoder::Greedy if decision.is_new => {
+                self.hypothesis
+                    .push(&self.tokens, decision.class, frame, decision.log_posterior);
+                self.revision += 1;
+            }
+            Decoder::Greedy => {
+                self.hypothesis
+                    .extend(decision.class, frame, decision.log_posterior);
+            }
+        }
+    }
+
+    /// Hands what the beam has settled to the hypothesis.
+    fn apply_settled(&mut self) {
+        if let Decoder::Beam(search) = &mut self.decoder {
+            for event in search.drain_events() {
+                self.hypothesis.apply(&self.tokens, &event);
+                self.revision += 1;
+            }
         }
     }
 
     fn end_if_over(&mut self) -> Option<Utterance> {
-        let age_frames = self.frames_seen - self.hypothesis.start()?;
-        let ended = match self
-            .detector
-            .judge(age_frames, self.hypothesis.has_completed_words())
-        {
+        let (start, has_completed_words) = self.progress();
+        let age_frames = self.frames_seen - start?;
+        let ended = match self.detector.judge(age_frames, has_completed_words) {
             Verdict::GoOn => None,
-            Verdict::EndUtterance => {
-                self.hypothesis
-                    .take_all(&self.tokens, self.utterances_ended, self.frames_seen)
+            Verdict::EndUtterance => self.end_utterance(),
+            Verdict::CutAtWordBoundary => {
+                if let Decoder::Beam(search) = &mut self.decoder {
+                    search.settle_to_word();
+                    self.apply_settled();
+                }
+                self.hypothesis.take_completed(self.utterances_ended)
             }
-            Verdict::CutAtWordBoundary => self.hypothesis.take_completed(self.utterances_ended),
         };
         self.count(ended)
+    }
+
+    /// The first frame of the open utterance, if it has letters, and whether it has words that are complete: in the best
+    /// hypothesis.
+    fn progress(&self) -> (Option<u64>, bool) {
+        let mut start = self.hypothesis.start();
+        let mut has_completed_words = self.hypothesis.has_completed_words();
+        if let (Decoder::Beam(search), false) = (&self.decoder, has_completed_words) {
+            let mut first_letter = None;
+            let mut followed = false;
+            for (id, frame) in search.unsettled() {
+                if !self.tokens.spelling(id).is_empty() {
+                    first_letter = Some(frame);
+                    has_completed_words |= followed;
+                }
+                followed |= self.tokens.begins_word(id);
+            }
+            start = start.or(first_letter);
+            has_completed_words |= followed && self.hypothesis.has_open_word();
+        }
+        (start, has_completed_words)
+    }
+
+    fn end_utterance(&mut self) -> Option<Utterance> {
+        let mut others = Vec::new();
+        if let Decoder::Beam(search) = &mut self.decoder {
+            if self.alternatives > 1 {
+                // Some differ only in what is not seen.
+                others = search.n_best(4 * self.alternatives);
+            }
+            search.end_utterance();
+        }
+        let alternatives = self.alternatives_among(&others);
+        self.apply_settled();
+        let mut ended = self
+            .hypothesis
+            .take_all(&self.tokens, self.utterances_ended, self.frames_seen)?;
+        ended.alternatives = alternatives;
+        Some(ended)
+    }
+
+    /// What the further ones of the n best say, each text once.
+    fn alternatives_among(&self, n_best: &[BeamHypothesis]) -> Vec<Alternative> {
+        let mut texts: Vec<String> = Vec::new();
+        let mut alternatives = Vec::new();
+        let best = n_best.first().map_or(0.0, |best| best.score);
+        for hypothesis in n_best {
+            let whole = self.hypothesis.whole_with(
+                &self.tokens,
+                self.utterances_ended,
+                self.frames_seen,
+                &hypothesis.tokens,
+            );
+            let text = whole.as_ref().map(Utterance::text).unwrap_or_default();
+            if texts.contains(&text) {
+                continue;
+            }
+            // The first is the utterance itself; an empty one cannot be shown.
+            if let (Some(whole), false) = (whole, texts.is_empty()) {
+                alternatives.push(Alternative {
+                    words: whole.words,
+                    confidence: whole.confidence,
+                    score: (hypothesis.score - best) as f32,
+                });
+            }
+            texts.push(text);
+            if alternatives.len() + 1 == self.alternatives {
+                break;
+            }
+        }
+        alternatives
     }
 
     fn count(&mut self, ended: Option<Utterance>) -> Option<Utterance> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use waxwing_model::ctc::{GreedyDecoder, best_path, collapse};
 use waxwing_model::tokens::Tokens;
-use waxwing_model::transcript::{Endpointing, Transcriber, TranscriberOptions, Utterance};
+use waxwing_model::transcript::{Decoding, Endpointing, Transcriber, TranscriberOptions, Utterance};
 
 const FRAME_SECONDS: f64 = 0.04;
 /// Characters and word pieces, a special without letters, and the blank not at 0.
@@ -67,21 +67,63 @@ fn endpointing() -> impl Strategy<Value = Endpointing> {
     })
 }
 
+fn greedy(endpointing: Endpointing) -> TranscriberOptions {
+    TranscriberOptions {
+        endpointing,
+        decoding: Decoding::default(),
+    }
+}
+
+/// Both decoders, narrow and wide, with and without pruning.
+fn options() -> impl Strategy<Value = TranscriberOptions> {
+    let width = prop_oneof![2 => Just(1usize), 3 => 2..12usize];
+    let pruning = (1..8usize, -9.0f32..-0.5, 2.0f32..20.0, 1..4usize);
+    (endpointing(), width, pruning).prop_map(
+        |(endpointing, beam_width, (max_tokens, min_token_log_prob, max_distance, alternatives))| {
+            TranscriberOptions {
+                endpointing,
+                decoding: Decoding {
+                    beam_width,
+                    max_tokens,
+                    min_token_log_prob,
+                    max_distance,
+                    alternatives,
+                    ..Decoding::default()
+                },
+            }
+        },
+    )
+}
+
 /// What happens between two calls.
 #[derive(Debug, Clone)]
 enum Action {
     Nothing,
     Flush,
-    Configure(Endpointing),
+    Configure(TranscriberOptions),
 }
 
 fn actions() -> impl Strategy<Value = Vec<(usize, Action)>> {
     let action = prop_oneof![
         6 => Just(Action::Nothing),
         1 => Just(Action::Flush),
-        1 => endpointing().prop_map(Action::Configure),
+        1 => options().prop_map(Action::Configure),
     ];
     prop::collection::vec((0..40usize, action), 1..40)
+}
+
+/// The same, with the best path for ever.
+fn greedy_actions() -> impl Strategy<Value = Vec<(usize, Action)>> {
+    actions().prop_map(|actions| {
+        let greedy = |action| match action {
+            Action::Configure(options) => Action::Configure(greedy(options.endpointing)),
+            action => action,
+        };
+        actions
+            .into_iter()
+            .map(|(frames, action)| (frames, greedy(action)))
+            .collect()
+    })
 }
 
 /// Everything that a listener gets: finals, and a partial after each call.
@@ -92,8 +134,8 @@ struct Heard {
 }
 
 /// Hands the frames over in parts of the given lengths, the last part again and again.
-fn listen(endpointing: Endpointing, log_probs: &[f32], actions: &[(usize, Action)]) -> Heard {
-    let mut transcriber = Transcriber::new(tokens(), FRAME_SECONDS, TranscriberOptions { endpointing });
+fn listen(options: &TranscriberOptions, log_probs: &[f32], actions: &[(usize, Action)]) -> Heard {
+    let mut transcriber = Transcriber::new(tokens(), FRAME_SECONDS, options.clone());
     let mut heard = Heard::default();
     let mut rest = log_probs;
     let last = actions
@@ -109,7 +151,7 @@ fn listen(endpointing: Endpointing, log_probs: &[f32], actions: &[(usize, Action
         match action {
             Action::Nothing => {}
             Action::Flush => heard.finals.extend(transcriber.finish()),
-            Action::Configure(endpointing) => transcriber.configure(TranscriberOptions { endpointing }),
+            Action::Configure(options) => transcriber.configure(options),
         }
     }
     heard.finals.extend(transcriber.finish());
@@ -161,21 +203,21 @@ proptest! {
     #[test]
     fn any_split_gives_the_same_finals(
         log_probs in log_probs(),
-        endpointing in endpointing(),
+        options in options(),
         split in prop::collection::vec(0..40usize, 1..40),
     ) {
         let split: Vec<_> = split.into_iter().map(|frames| (frames, Action::Nothing)).collect();
-        let at_once = listen(endpointing, &log_probs, &[(log_probs.len(), Action::Nothing)]);
-        let in_parts = listen(endpointing, &log_probs, &split);
+        let at_once = listen(&options, &log_probs, &[(log_probs.len(), Action::Nothing)]);
+        let in_parts = listen(&options, &log_probs, &split);
         prop_assert_eq!(at_once.finals, in_parts.finals);
     }
 
     /// I5: ids count up from 0 without a gap, times only grow, words do not overlap and lie in their utterance.
     #[test]
     fn ids_and_times_only_grow(
-        log_probs in log_probs(), endpointing in endpointing(), actions in actions(),
+        log_probs in log_probs(), options in options(), actions in actions(),
     ) {
-        let heard = listen(endpointing, &log_probs, &actions);
+        let heard = listen(&options, &log_probs, &actions);
         let mut time = 0;
         for (id, last) in (0..).zip(&heard.finals) {
             prop_assert_eq!(last.utterance, id);
@@ -196,11 +238,11 @@ proptest! {
     /// A word that a partial calls stable stands in the final of that utterance, unchanged, at the same place.
     #[test]
     fn stable_words_never_lie(
-        log_probs in log_probs(), endpointing in endpointing(), actions in actions(),
+        log_probs in log_probs(), options in options(), actions in actions(),
     ) {
-        let heard = listen(endpointing, &log_probs, &actions);
+        let heard = listen(&options, &log_probs, &actions);
         for partial in &heard.partials {
-            prop_assert!(partial.words.len() - partial.stable_words <= 1, "only the open word is not stable");
+            prop_assert!(partial.stable_words <= partial.words.len());
             let stable = &partial.words[..partial.stable_words];
             if stable.is_empty() {
                 continue;
@@ -214,9 +256,9 @@ proptest! {
     /// changes of the settings lose no sound, repeat none and alter none.
     #[test]
     fn nothing_is_lost_or_repeated(
-        log_probs in log_probs(), endpointing in endpointing(), actions in actions(),
+        log_probs in log_probs(), endpointing in endpointing(), actions in greedy_actions(),
     ) {
-        let heard = listen(endpointing, &log_probs, &actions);
+        let heard = listen(&greedy(endpointing), &log_probs, &actions);
         prop_assert_eq!(words(&heard.finals).concat(), offline_words(&log_probs).concat());
     }
 
@@ -226,17 +268,66 @@ proptest! {
         // Below the limit, so that nothing is cut.
         let head = &log_probs[..log_probs.len().min(1400 * NUM_CLASSES)];
         let endpointing = Endpointing { silence_ms: 0, max_utterance_ms: 60_000 };
-        let heard = listen(endpointing, head, &[(3, Action::Nothing)]);
+        let heard = listen(&greedy(endpointing), head, &[(3, Action::Nothing)]);
         prop_assert!(heard.finals.len() <= 1);
         prop_assert_eq!(words(&heard.finals), offline_words(head));
     }
 
+    /// On the best path only the open word is not stable.
+    #[test]
+    fn the_best_path_is_stable_at_once(
+        log_probs in log_probs(), endpointing in endpointing(), actions in greedy_actions(),
+    ) {
+        for partial in &listen(&greedy(endpointing), &log_probs, &actions).partials {
+            prop_assert!(partial.words.len() - partial.stable_words <= 1, "{partial:?}");
+        }
+    }
+
+    /// Where every frame is sure of its class, a beam hears what the best path hears, at the same times, whatever
+    /// happens in between.
+    #[test]
+    fn sure_frames_leave_a_beam_no_choice(
+        runs in prop::collection::vec((0..NUM_CLASSES as u32, 1..6usize), 0..60),
+        endpointing in endpointing(),
+        actions in greedy_actions(),
+        beam_width in 2..8usize,
+    ) {
+        let log_probs: Vec<f32> = runs
+            .into_iter()
+            .flat_map(|(class, length)| frame(class, 0.9999).repeat(length))
+            .collect();
+        let mut beam = greedy(endpointing);
+        beam.decoding.beam_width = beam_width;
+        let always_beam: Vec<_> = actions
+            .iter()
+            .cloned()
+            .map(|(frames, action)| match action {
+                Action::Configure(mut options) => {
+                    options.decoding.beam_width = beam_width;
+                    (frames, Action::Configure(options))
+                }
+                action => (frames, action),
+            })
+            .collect();
+        let heard = listen(&greedy(endpointing), &log_probs, &actions);
+        let by_beam = listen(&beam, &log_probs, &always_beam);
+        let seen = |heard: &Heard| -> Vec<_> {
+            heard
+                .finals
+                .iter()
+                .flat_map(|last| &last.words)
+                .map(|word| (word.word.clone(), word.start, word.end))
+                .collect()
+        };
+        prop_assert_eq!(seen(&heard), seen(&by_beam));
+    }
+
     /// I8: what a session holds stays below the published bound, however long the stream.
     #[test]
-    fn memory_is_bounded(log_probs in log_probs(), endpointing in endpointing()) {
-        let mut transcriber = Transcriber::new(tokens(), FRAME_SECONDS, TranscriberOptions { endpointing });
+    fn memory_is_bounded(log_probs in log_probs(), options in options()) {
+        let mut transcriber = Transcriber::new(tokens(), FRAME_SECONDS, options.clone());
         // The bound for the longest utterances, scaled to the ones of this session.
-        let bound = Transcriber::max_state_bytes(&tokens(), FRAME_SECONDS * 60_000.0 / 4_000.0);
+        let bound = Transcriber::max_state_bytes(&tokens(), FRAME_SECONDS * 60_000.0 / 4_000.0, &options.decoding);
         for _ in 0..20 {
             transcriber.accept(&log_probs, &mut Vec::new());
             prop_assert!(transcriber.state_bytes() <= bound, "{} > {bound}", transcriber.state_bytes());
@@ -245,9 +336,9 @@ proptest! {
 
     /// No utterance spans more than its limit.
     #[test]
-    fn utterances_respect_their_limit(log_probs in log_probs(), endpointing in endpointing()) {
-        let limit = (f64::from(endpointing.max_utterance_ms) / 1000.0 / FRAME_SECONDS).ceil() as u64;
-        for last in &listen(endpointing, &log_probs, &[(1, Action::Nothing)]).finals {
+    fn utterances_respect_their_limit(log_probs in log_probs(), options in options()) {
+        let limit = (f64::from(options.endpointing.max_utterance_ms) / 1000.0 / FRAME_SECONDS).ceil() as u64;
+        for last in &listen(&options, &log_probs, &[(1, Action::Nothing)]).finals {
             prop_assert!(last.end - last.start <= limit, "{last:?}");
         }
     }

@@ -36,7 +36,14 @@ fn transcriber(silence_ms: u32, max_utterance_ms: u32) -> Transcriber {
         silence_ms,
         max_utterance_ms,
     };
-    Transcriber::new(tokens(), FRAME_SECONDS, TranscriberOptions { endpointing })
+    Transcriber::new(
+        tokens(),
+        FRAME_SECONDS,
+        TranscriberOptions {
+            endpointing,
+            ..TranscriberOptions::default()
+        },
+    )
 }
 
 fn hear(transcriber: &mut Transcriber, script: &str) -> Vec<Utterance> {
@@ -187,7 +194,10 @@ fn configure_acts_from_the_next_frame_on() {
         silence_ms: 400,
         max_utterance_ms: 20_000,
     };
-    transcriber.configure(TranscriberOptions { endpointing });
+    transcriber.configure(TranscriberOptions {
+        endpointing,
+        ..TranscriberOptions::default()
+    });
     assert_eq!(texts(&hear(&mut transcriber, ".")), ["one"]);
 }
 

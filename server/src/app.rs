@@ -135,5 +135,6 @@ pub fn live_request(parameters: &Parameters) -> StreamRequest {
 pub fn transcriber_options(wanted: native::Endpointing) -> TranscriberOptions {
     TranscriberOptions {
         endpointing: wanted.over(Endpointing::default()),
+        ..TranscriberOptions::default()
     }
 }

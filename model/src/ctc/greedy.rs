@@ -30,6 +30,16 @@ impl GreedyDecoder {
         }
     }
 
+    /// The class of the last frame.
+    pub(crate) fn last_class(&self) -> u32 {
+        self.last_class
+    }
+
+    /// Goes on behind a frame that sounded as `class`, or behind a blank.
+    pub(crate) fn continue_after(&mut self, class: Option<u32>) {
+        self.last_class = class.unwrap_or(self.blank);
+    }
+
     /// Decides one frame from its log-probs `(classes) f32`. Does not allocate. A value that is not a number is
     /// never the most probable; a frame without any finite value is a blank.
     pub fn step(&mut self, log_probs: &[f32]) -> FrameDecision {

@@ -2,8 +2,19 @@
 //!
 //! A CTC head gives each output frame a distribution over tokens and a blank; a path names one class for each
 //! frame, and a path spells what is left after equal neighbours are merged and blanks removed (Graves et al.,
-//! "Connectionist Temporal Classification", ICML 2006, §3.1).
+//! "Connectionist Temporal Classification", ICML 2006, §3.1). [`GreedyDecoder`] follows the best path;
+//! [`PrefixBeam`] sums over all paths of the most probable spellings, and lets a [`Scorer`] have its say.
 
+mod batched;
+mod beam;
 mod greedy;
+mod options;
+mod scorer;
+mod whole;
 
+pub use batched::{BatchedBeam, Ranked};
+pub use beam::{BeamEvent, BeamHypothesis, PrefixBeam, SETTLE_FRAMES};
 pub use greedy::{FrameDecision, GreedyDecoder, best_path, collapse};
+pub use options::{Decoding, DecodingError, Pruning};
+pub use scorer::{NoScorer, Scorer};
+pub use whole::{best_path_tokens, n_best};

@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod decode;
 mod encode;
 mod health;
 mod models;
@@ -53,6 +54,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         "doctor" => check::doctor(matches),
         "check-config" => check::check_config(matches),
         "health" => parsed(matches).and_then(|arguments| health::run(&arguments)),
+        "decode" => parsed(matches).and_then(|arguments| decode::run(&arguments)),
         "encode" => parsed(matches).and_then(|arguments| encode::run(&arguments)),
         "bench" => parsed(matches).and_then(bench::run),
         _ => Err(Failure::Usage(anyhow::anyhow!("unknown command `{verb}`"))),
@@ -117,6 +119,7 @@ pub fn command() -> Command {
         .subcommand(settings::add(verb("doctor", "Look at this machine, the settings and the models, and say what is wrong"), settings::ALL))
         .subcommand(settings::add(verb("check-config", "Check the settings and say what is wrong, all at once"), settings::ALL))
         .subcommand(health::Arguments::augment_args(verb("health", "Ask a running server whether it is ready: exit 0 or 1, for HEALTHCHECK")))
+        .subcommand(decode::Arguments::augment_args(verb("decode", "Run a CTC decoder on the log-probs of a file")))
         .subcommand(encode::Arguments::augment_args(verb("encode", "Run a model's encoder on tensors of a file")))
         .subcommand(bench::Arguments::augment_args(verb("bench", "Measure a running server with paced sessions, or a model alone")))
 }

@@ -100,7 +100,7 @@ impl Core {
         let transcriber = Transcriber::new(
             Arc::clone(model.tokens()),
             model.output_frame_seconds(),
-            request.transcriber,
+            request.transcriber.clone(),
         );
         Ok(Self {
             model,

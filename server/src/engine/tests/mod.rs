@@ -200,6 +200,7 @@ pub(super) fn request() -> StreamRequest {
                 silence_ms: 200,
                 max_utterance_ms: 2_000,
             },
+            ..TranscriberOptions::default()
         },
         ..StreamRequest::default()
     }
