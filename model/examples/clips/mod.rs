@@ -12,16 +12,16 @@ use waxwing_model::model::Model;
 
 /// What is said in a file.
 #[allow(dead_code, reason = "not every example needs all of it")]
-pub struct Clip {
-    pub reference: String,
-    pub rate_hz: u32,
-    pub samples: Vec<f32>,
+pub(crate) struct Clip {
+    pub(crate) reference: String,
+    pub(crate) rate_hz: u32,
+    pub(crate) samples: Vec<f32>,
 }
 
 impl Clip {
     /// All clips of a directory's `text.tsv`: a file name, a tab, and what is said in it.
     #[allow(dead_code, reason = "not every example needs all of it")]
-    pub fn read_all(directory: &Path) -> Result<Vec<Self>, Box<dyn Error>> {
+    pub(crate) fn read_all(directory: &Path) -> Result<Vec<Self>, Box<dyn Error>> {
         let manifest = fs::read_to_string(directory.join("text.tsv"))?;
         manifest
             .lines()
@@ -37,7 +37,7 @@ impl Clip {
     }
 
     /// One audio file.
-    pub fn read(path: &Path, reference: &str) -> Result<Self, Box<dyn Error>> {
+    pub(crate) fn read(path: &Path, reference: &str) -> Result<Self, Box<dyn Error>> {
         let mut audio = AudioFile::open(File::open(path)?, DecodeLimits::default(), ChannelSelection::Mix)?;
         let mut samples = Vec::new();
         while audio.next_block(&mut samples)? {}
@@ -49,13 +49,13 @@ impl Clip {
     }
 
     #[allow(dead_code, reason = "not every example needs all of it")]
-    pub fn seconds(&self) -> f64 {
+    pub(crate) fn seconds(&self) -> f64 {
         self.samples.len() as f64 / f64::from(self.rate_hz)
     }
 
     /// The model's log-probs `(frames, classes) f32`, step by step as in a session; `silence_seconds` of zeros follow the
     /// clip, so that its last sound gets through all delays.
-    pub fn hear(&self, model: &Model, silence_seconds: usize) -> Result<Vec<f32>, Box<dyn Error>> {
+    pub(crate) fn hear(&self, model: &Model, silence_seconds: usize) -> Result<Vec<f32>, Box<dyn Error>> {
         let mut frontend = Frontend::new(FrontendConfig {
             input_rate_hz: self.rate_hz,
             model_rate_hz: model.sample_rate_hz(),
