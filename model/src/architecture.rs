@@ -5,7 +5,7 @@
 use candle_core::Device;
 
 use crate::config::{Config, EncoderConfig};
-use crate::encoder::emformer::{self, Emformer};
+use crate::encoder::emformer::{self, DeviceEmformer, Emformer};
 use crate::encoder::head::{self, WithHead};
 use crate::encoder::{Geometry, Module, OfflineEncoder, StreamingEncoder};
 use crate::error::ModelError;
@@ -48,13 +48,17 @@ pub fn cannot_stream(encoder: &EncoderConfig) -> Option<String> {
 fn bare_streaming_encoder(
     encoder: &EncoderConfig,
     weights: &Weights,
+    device: &Device,
 ) -> Result<Box<dyn StreamingEncoder>, ModelError> {
     if let Some(reason) = cannot_stream(encoder) {
         return Err(ModelError::CannotStream { reason });
     }
     Ok(match encoder {
-        EncoderConfig::Emformer(sizes) | EncoderConfig::WhisperEmformer(sizes) => {
+        EncoderConfig::Emformer(sizes) | EncoderConfig::WhisperEmformer(sizes) if device.is_cpu() => {
             Box::new(Emformer::new(sizes, weights)?)
+        }
+        EncoderConfig::Emformer(sizes) | EncoderConfig::WhisperEmformer(sizes) => {
+            Box::new(DeviceEmformer::new(sizes, weights, device)?)
         }
     })
 }
@@ -95,15 +99,17 @@ pub fn expected_tensors(config: &Config, classes: Option<usize>) -> Vec<Expected
     expected
 }
 
-/// Builds the encoder that is served, with the model's CTC head behind it if it has one.
+/// Builds the encoder that is served, with the model's CTC head behind it if it has one. The Emformers run on any device; the
+/// head, a small part of the work, runs on the CPU.
 ///
 /// # Errors
 /// [`ModelError::CannotStream`], or [`ModelError::Invalid`] for missing tensors.
 pub fn streaming_encoder(
     config: &Config,
     weights: &Weights,
+    device: &Device,
 ) -> Result<Box<dyn StreamingEncoder>, ModelError> {
-    let encoder = bare_streaming_encoder(&config.encoder, weights)?;
+    let encoder = bare_streaming_encoder(&config.encoder, weights, device)?;
     Ok(match &config.ctc {
         Some(_) => Box::new(WithHead::new(encoder, weights)?),
         None => encoder,

@@ -97,7 +97,7 @@ impl Encoder {
             ctc: None,
             ..config.clone()
         };
-        let streaming = match architecture::streaming_encoder(&headless, weights) {
+        let streaming = match architecture::streaming_encoder(&headless, weights, &Device::Cpu) {
             Ok(encoder) => Ok(encoder),
             Err(ModelError::CannotStream { reason }) => Err(reason),
             Err(other) => return Err(other),

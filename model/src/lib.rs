@@ -12,6 +12,7 @@ pub mod architecture;
 pub mod bench;
 pub mod config;
 pub mod ctc;
+pub mod device;
 pub mod encode;
 pub mod encoder;
 pub mod endpoint;

@@ -8,6 +8,7 @@ use waxwing_frontend::features::FeatureConfig;
 
 use crate::architecture;
 use crate::config::{Config, CtcConfig};
+use crate::device::Device;
 use crate::encoder::{Geometry, StateCache, StepRow, StreamingEncoder};
 use crate::error::ModelError;
 use crate::loader::{self, WEIGHTS_FILE, Weights};
@@ -45,11 +46,19 @@ impl std::fmt::Debug for Model {
 }
 
 impl Model {
-    /// Loads `config.json`, `tokens.txt` and `model.safetensors` of a directory.
+    /// Loads `config.json`, `tokens.txt` and `model.safetensors` of a directory, to run on the CPU.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] with every problem of all three files, unreadable ones included.
     pub fn load(directory: &Path) -> Result<Self, ModelError> {
+        Self::load_on(directory, &Device::Cpu)
+    }
+
+    /// As [`Model::load`], to run on a device.
+    ///
+    /// # Errors
+    /// Also [`ModelError::Tensor`] when the device refuses.
+    pub fn load_on(directory: &Path, device: &Device) -> Result<Self, ModelError> {
         let config = loader::read_text(&directory.join(CONFIG_FILE));
         let tokens = loader::read_text(&directory.join(TOKENS_FILE));
         let weights = loader::read_bytes(&directory.join(WEIGHTS_FILE));
@@ -66,14 +75,19 @@ impl Model {
                 });
             }
         };
-        Self::from_parts(&config, &tokens, &weights)
+        Self::from_parts(&config, &tokens, &weights, device)
     }
 
     /// Builds a model from the contents of its three files, such as those embedded in the binary.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] with every problem of all three.
-    pub fn from_parts(config_json: &str, tokens_txt: &str, safetensors: &[u8]) -> Result<Self, ModelError> {
+    pub fn from_parts(
+        config_json: &str,
+        tokens_txt: &str,
+        safetensors: &[u8],
+        device: &Device,
+    ) -> Result<Self, ModelError> {
         let mut problems = Vec::new();
         let config = collect(Config::from_json(config_json), &mut problems)?;
         let tokens = match Tokens::parse(tokens_txt) {
@@ -131,7 +145,7 @@ impl Model {
         )?;
         match (weights, tokens, config.features.clone()) {
             (Some(weights), Some(tokens), Some(features)) if problems.is_empty() => Ok(Self {
-                encoder: architecture::streaming_encoder(&config, &weights)?,
+                encoder: architecture::streaming_encoder(&config, &weights, device)?,
                 config,
                 features,
                 tokens: Arc::new(tokens),

@@ -31,7 +31,12 @@ impl Parts {
     }
 
     fn load(&self) -> Result<Model, ModelError> {
-        Model::from_parts(&self.config, &self.tokens, &serialise(&self.tensors))
+        Model::from_parts(
+            &self.config,
+            &self.tokens,
+            &serialise(&self.tensors),
+            &Device::Cpu,
+        )
     }
 
     fn problems(&self) -> String {
@@ -121,7 +126,8 @@ fn every_truncation_of_the_weights_is_refused() {
     let parts = Parts::new();
     let bytes = serialise(&parts.tensors);
     for length in [0, 1, 7, 8, 100, bytes.len() / 2, bytes.len() - 1] {
-        let error = Model::from_parts(&parts.config, &parts.tokens, &bytes[..length]).unwrap_err();
+        let error =
+            Model::from_parts(&parts.config, &parts.tokens, &bytes[..length], &Device::Cpu).unwrap_err();
         expect(
             &error.to_string(),
             &[

@@ -8,10 +8,10 @@ use serde_json::json;
 use waxwing_model::encoder::{StepRow, StreamingEncoder};
 use waxwing_model::{Config, Model, ModelError};
 
-const TOLERANCE: f32 = 1e-4;
+pub(crate) const TOLERANCE: f32 = 1e-4;
 
 /// Any small model.
-fn configs() -> impl Strategy<Value = Config> {
+pub(crate) fn configs() -> impl Strategy<Value = Config> {
     let sizes = (1..=5usize, 0..=9usize, 0..=7usize, 0..=3usize, 1..=3usize);
     let choices = (
         prop::sample::select(vec!["relu", "gelu", "silu"]),

@@ -100,7 +100,7 @@ pub(crate) fn executors(config: &Config, seed: u64) -> (Box<dyn StreamingEncoder
         reference: Reference::new(sizes(config), &weights, &Device::Cpu).unwrap(),
         head: classes.map(|_| CtcHead::new(&weights).unwrap()),
     };
-    (streaming_encoder(config, &weights).unwrap(), whole)
+    (streaming_encoder(config, &weights, &Device::Cpu).unwrap(), whole)
 }
 
 /// A session and the features that it will hear.

@@ -84,6 +84,34 @@ impl EmformerConfig {
         self.dim.unwrap_or(self.input_dim)
     }
 
+    /// Multiply-adds in the matrix products of one session's step, its left context full and its memory bank too; what nobody
+    /// reads after the last layer is not computed and not counted.
+    pub(super) fn products_per_step(&self) -> u64 {
+        let (dim, ffn) = (self.dim(), self.ffn_dim);
+        let (right, segment) = (self.right_context_length, self.segment_length);
+        let summary = usize::from(self.max_memory_size > 0);
+        let keys = self.max_memory_size + right + segment + self.left_context_length;
+        let layers: usize = (0..self.num_layers)
+            .map(|layer| {
+                let is_last = layer + 1 == self.num_layers;
+                let queries = if is_last {
+                    segment
+                } else {
+                    right + segment + summary
+                };
+                let rows = if is_last { segment } else { right + segment };
+                (self.max_memory_size + right + segment + summary) * 3 * dim * dim
+                    + queries * (2 * keys * dim + dim * dim)
+                    + rows * 2 * dim * ffn
+            })
+            .sum();
+        let stem = match self.position_period {
+            Some(_) => segment * super::STEM_TAPS * dim * (super::STEM_SUBSAMPLING * self.input_dim + dim),
+            None => 0,
+        };
+        (layers + stem) as u64
+    }
+
     /// Whether Whisper's stem and positions stand in front: what a `whisper-emformer` has and an `emformer` has not.
     pub fn has_stem(&self) -> bool {
         self.position_period.is_some()

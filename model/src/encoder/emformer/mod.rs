@@ -9,11 +9,15 @@
 
 mod attention;
 mod config;
+mod device;
+mod layout;
 mod reference;
 mod serving;
 mod stem;
+mod tensors;
 
 pub use config::{EmformerConfig, OutputNorm, WeightInitScaleStrategy};
+pub use device::DeviceEmformer;
 pub use reference::{LayerState, Reference};
 pub use serving::Emformer;
 

@@ -4,10 +4,7 @@
 //! session over its own rings. The right context's copy of a segment is computed with it and thrown away, as in
 //! the original, but its stem outputs are kept for the next step.
 //!
-//! Layout of a session's values: stem ([`Stem::state_len`]) · frames of the pending right context `(R, dim)` · for each
-//! layer keys `(LC, dim)`, values `(LC, dim)`, memories `(M, dim)`. Frame `t` of the stream sits in ring row `t mod LC`,
-//! segment `s` in memory row `s mod M`; how many rows are valid follows from the number of steps, so rows that were
-//! never written are never read.
+//! Where a session's values lie is [`super::layout`]'s matter.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -19,6 +16,7 @@ use crate::loader::Weights;
 use super::attention::{Attention, AttentionRows};
 use super::config::{EmformerConfig, OutputNorm};
 use super::geometry;
+use super::layout::Layout;
 use super::stem::{Stem, StemRow, StemScratch};
 
 /// Sessions that share one pass through the layers. Larger groups gain nothing in the products and lose the cache.
@@ -39,6 +37,7 @@ struct Layer {
 pub struct Emformer {
     encoder: EmformerConfig,
     geometry: Geometry,
+    layout: Layout,
     attention: Attention,
     stem: Option<Stem>,
     layers: Vec<Layer>,
@@ -123,8 +122,10 @@ impl Emformer {
             .position_period
             .map(|period| Stem::new(weights, encoder.input_dim, dim, period))
             .transpose()?;
+        let layout = Layout::new(config, stem.as_ref().map_or(0, Stem::state_len));
         Ok(Self {
             geometry: geometry(config),
+            layout,
             attention: Attention {
                 dim,
                 num_heads: encoder.num_heads,
@@ -139,44 +140,6 @@ impl Emformer {
             encoder,
             scratch: Mutex::default(),
         })
-    }
-
-    fn stem_state_len(&self) -> usize {
-        self.stem.as_ref().map_or(0, Stem::state_len)
-    }
-
-    /// Values of one layer in a session's state.
-    fn layer_state_len(&self) -> usize {
-        (2 * self.encoder.left_context_length + self.encoder.max_memory_size) * self.encoder.dim()
-    }
-
-    fn state_len(&self) -> usize {
-        self.stem_state_len()
-            + self.encoder.right_context_length * self.encoder.dim()
-            + self.encoder.num_layers * self.layer_state_len()
-    }
-
-    fn check(&self, rows: &[StepRow<'_>]) -> Result<(), ModelError> {
-        for (row, step) in rows.iter().enumerate() {
-            let (expected, actual) = (self.state_len(), step.state.values.len());
-            if expected != actual {
-                return Err(ModelError::StateSize {
-                    row,
-                    expected,
-                    actual,
-                });
-            }
-            let expected = self.geometry.frames_needed(step.state.steps) * self.geometry.num_features;
-            let actual = step.features.len();
-            if expected != actual {
-                return Err(ModelError::FeatureCount {
-                    row,
-                    expected,
-                    actual,
-                });
-            }
-        }
-        Ok(())
     }
 
     fn step_group(&self, rows: &mut [StepRow<'_>], scratch: &mut Scratch) {
@@ -206,7 +169,7 @@ impl Emformer {
     fn embed(&self, rows: &mut [StepRow<'_>], scratch: &mut Scratch) {
         let dim = self.encoder.dim();
         let (segment, right) = (self.encoder.segment_length, self.encoder.right_context_length);
-        let stem_len = self.stem_state_len();
+        let stem_len = self.layout.stem().end;
         scratch.embedded.clear();
         if let Some(stem) = &self.stem {
             let mut stem_rows: Vec<StemRow<'_>> = rows
@@ -274,7 +237,7 @@ impl Emformer {
         let window = right + segment;
         let is_last = index + 1 == self.layers.len();
         let num_summaries = usize::from(self.encoder.max_memory_size > 0);
-        let state_begin = self.stem_state_len() + right * dim + index * self.layer_state_len();
+        let state_begin = self.layout.keys(index).start;
         let ring_len = self.encoder.left_context_length * dim;
 
         // What nobody reads after the last layer is not computed: right context and summaries are keys only there.
@@ -295,7 +258,7 @@ impl Emformer {
             .zip(rows.iter_mut())
             .zip(scratch.attended.chunks_exact_mut(num_queries * dim))
         {
-            let state = &mut row.state.values[state_begin..][..self.layer_state_len()];
+            let state = &mut row.state.values[state_begin..][..self.layout.layer_len()];
             let (keys, rest) = state.split_at_mut(ring_len);
             let (values, memories) = rest.split_at_mut(ring_len);
             let num_rows = session.num_memories + window + num_summaries;
@@ -314,9 +277,8 @@ impl Emformer {
             let utterance = &projected[(session.num_memories + right) * 3 * dim..][..segment * 3 * dim];
             self.remember(row.state.steps, utterance, keys, values);
             if num_summaries > 0 {
-                let slot = (row.state.steps % self.encoder.max_memory_size as u64) as usize;
-                memories[slot * dim..][..dim]
-                    .copy_from_slice(&scratch.memories[session.index * dim..][..dim]);
+                let place = self.layout.memory_place(row.state.steps);
+                memories[place].copy_from_slice(&scratch.memories[session.index * dim..][..dim]);
             }
         }
 
@@ -391,8 +353,8 @@ impl Emformer {
             let session = Session {
                 index,
                 first_row: scratch.normed.len() / dim,
-                num_left: at_most(encoder.left_context_length, steps.saturating_mul(segment as u64)),
-                num_memories: at_most(encoder.max_memory_size, steps),
+                num_left: self.layout.num_left(steps),
+                num_memories: self.layout.num_memories(steps),
             };
             let memories = &row.state.values[memories_begin..][..session.num_memories * dim];
             scratch.normed.extend_from_slice(memories);
@@ -413,18 +375,10 @@ impl Emformer {
     /// Writes the segment's keys and values to the rings.
     fn remember(&self, steps: u64, utterance: &[f32], keys: &mut [f32], values: &mut [f32]) {
         let dim = self.encoder.dim();
-        let (segment, left) = (self.encoder.segment_length, self.encoder.left_context_length);
-        if left == 0 {
-            return;
-        }
-        // Only the last LC frames of a longer segment would survive.
-        let skipped = segment.saturating_sub(left);
-        let first =
-            ((steps.wrapping_mul(segment as u64).wrapping_add(skipped as u64)) % left as u64) as usize;
-        for (offset, projected) in utterance.chunks_exact(3 * dim).skip(skipped).enumerate() {
-            let slot = (first + offset) % left * dim;
-            keys[slot..][..dim].copy_from_slice(&projected[dim..2 * dim]);
-            values[slot..][..dim].copy_from_slice(&projected[2 * dim..]);
+        for (frame, place) in self.layout.ring_places(steps) {
+            let projected = &utterance[frame * 3 * dim..][..3 * dim];
+            keys[place.clone()].copy_from_slice(&projected[dim..2 * dim]);
+            values[place].copy_from_slice(&projected[2 * dim..]);
         }
     }
 }
@@ -435,37 +389,11 @@ impl StreamingEncoder for Emformer {
     }
 
     fn products_per_step(&self) -> u64 {
-        let encoder = &self.encoder;
-        let (dim, ffn) = (encoder.dim(), encoder.ffn_dim);
-        let (right, segment) = (encoder.right_context_length, encoder.segment_length);
-        let summary = usize::from(encoder.max_memory_size > 0);
-        let keys = encoder.max_memory_size + right + segment + encoder.left_context_length;
-        let layers: usize = (0..encoder.num_layers)
-            .map(|layer| {
-                let is_last = layer + 1 == encoder.num_layers;
-                let queries = if is_last {
-                    segment
-                } else {
-                    right + segment + summary
-                };
-                let rows = if is_last { segment } else { right + segment };
-                (encoder.max_memory_size + right + segment + summary) * 3 * dim * dim
-                    + queries * (2 * keys * dim + dim * dim)
-                    + rows * 2 * dim * ffn
-            })
-            .sum();
-        let stem = match self.stem {
-            Some(_) => segment * super::STEM_TAPS * dim * (super::STEM_SUBSAMPLING * encoder.input_dim + dim),
-            None => 0,
-        };
-        (layers + stem) as u64
+        self.encoder.products_per_step()
     }
 
     fn new_state(&self) -> StateCache {
-        StateCache {
-            values: vec![0.0; self.state_len()].into_boxed_slice(),
-            steps: 0,
-        }
+        self.layout.new_state()
     }
 
     fn reset(&self, state: &mut StateCache) {
@@ -474,7 +402,7 @@ impl StreamingEncoder for Emformer {
     }
 
     fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), ModelError> {
-        self.check(rows)?;
+        self.layout.check(&self.geometry, rows)?;
         let idle = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut scratch = idle.unwrap_or_default();
         for group in rows.chunks_mut(GROUP) {
@@ -486,11 +414,6 @@ impl StreamingEncoder for Emformer {
             .push(scratch);
         Ok(())
     }
-}
-
-/// `limit`, or the count while it is lower.
-fn at_most(limit: usize, count: u64) -> usize {
-    usize::try_from(count).map_or(limit, |count| count.min(limit))
 }
 
 fn mean_of_rows(rows: &[f32], mean: &mut [f32]) {

@@ -1,0 +1,138 @@
+//! Where things lie in a session's state, for both executors that serve: a session may go from one to the other.
+//!
+//! Stem ([`super::stem::Stem::state_len`]) · frames of the pending right context `(R, dim)` · for each layer keys `(LC, dim)`,
+//! values `(LC, dim)`, memories `(M, dim)`. Frame `t` of the stream sits in ring row `t mod LC`, segment `s` in memory row
+//! `s mod M`; how many rows are valid follows from the number of steps, so rows that were never written are never
+//! read, whatever they hold.
+
+use std::ops::Range;
+
+use super::config::EmformerConfig;
+use crate::encoder::{Geometry, StateCache, StepRow};
+use crate::error::ModelError;
+
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    dim: usize,
+    segment: usize,
+    left: usize,
+    right: usize,
+    memories: usize,
+    num_layers: usize,
+    stem_len: usize,
+}
+
+impl Layout {
+    pub(super) fn new(encoder: &EmformerConfig, stem_len: usize) -> Self {
+        Self {
+            dim: encoder.dim(),
+            segment: encoder.segment_length,
+            left: encoder.left_context_length,
+            right: encoder.right_context_length,
+            memories: encoder.max_memory_size,
+            num_layers: encoder.num_layers,
+            stem_len,
+        }
+    }
+
+    /// Values of one layer.
+    pub(super) fn layer_len(&self) -> usize {
+        (2 * self.left + self.memories) * self.dim
+    }
+
+    /// Values of a session.
+    pub(super) fn len(&self) -> usize {
+        self.stem_len + self.right * self.dim + self.num_layers * self.layer_len()
+    }
+
+    /// The stem's own values.
+    pub(super) fn stem(&self) -> Range<usize> {
+        0..self.stem_len
+    }
+
+    /// Encoder frames of the last window's right context.
+    pub(super) fn pending(&self) -> Range<usize> {
+        self.stem_len..self.stem_len + self.right * self.dim
+    }
+
+    /// Keys of a layer's left context.
+    pub(super) fn keys(&self, layer: usize) -> Range<usize> {
+        let begin = self.pending().end + layer * self.layer_len();
+        begin..begin + self.left * self.dim
+    }
+
+    /// Values of a layer's left context.
+    pub(super) fn values(&self, layer: usize) -> Range<usize> {
+        let begin = self.keys(layer).end;
+        begin..begin + self.left * self.dim
+    }
+
+    /// A layer's summaries of earlier segments.
+    pub(super) fn memories(&self, layer: usize) -> Range<usize> {
+        let begin = self.values(layer).end;
+        begin..begin + self.memories * self.dim
+    }
+
+    /// Rows of a ring that may be read after so many steps.
+    pub(super) fn num_left(&self, steps: u64) -> usize {
+        at_most(self.left, steps.saturating_mul(self.segment as u64))
+    }
+
+    /// Memory rows that may be read after so many steps.
+    pub(super) fn num_memories(&self, steps: u64) -> usize {
+        at_most(self.memories, steps)
+    }
+
+    /// Values where a segment's frames go in a ring: (frame of the segment, its place), for as many as survive.
+    pub(super) fn ring_places(&self, steps: u64) -> impl Iterator<Item = (usize, Range<usize>)> + use<> {
+        let (dim, left, segment) = (self.dim, self.left, self.segment);
+        let first = steps.wrapping_mul(segment as u64);
+        // Only the last LC frames of a longer segment would survive.
+        (segment.saturating_sub(left)..segment).map(move |frame| {
+            let row = (first.wrapping_add(frame as u64) % left as u64) as usize;
+            (frame, row * dim..(row + 1) * dim)
+        })
+    }
+
+    /// Values where a segment's summary goes among a layer's memories.
+    pub(super) fn memory_place(&self, steps: u64) -> Range<usize> {
+        let row = (steps % self.memories.max(1) as u64) as usize;
+        row * self.dim..(row + 1) * self.dim
+    }
+
+    /// Whether every row carries a state of this layout and the frames that its age calls for.
+    pub(super) fn check(&self, geometry: &Geometry, rows: &[StepRow<'_>]) -> Result<(), ModelError> {
+        for (row, step) in rows.iter().enumerate() {
+            let (expected, actual) = (self.len(), step.state.values.len());
+            if expected != actual {
+                return Err(ModelError::StateSize {
+                    row,
+                    expected,
+                    actual,
+                });
+            }
+            let expected = geometry.frames_needed(step.state.steps) * geometry.num_features;
+            let actual = step.features.len();
+            if expected != actual {
+                return Err(ModelError::FeatureCount {
+                    row,
+                    expected,
+                    actual,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn new_state(&self) -> StateCache {
+        StateCache {
+            values: vec![0.0; self.len()].into_boxed_slice(),
+            steps: 0,
+        }
+    }
+}
+
+/// `limit`, or the count while it is lower.
+fn at_most(limit: usize, count: u64) -> usize {
+    usize::try_from(count).map_or(limit, |count| count.min(limit))
+}
