@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use waxwing_frontend::features::FeatureConfig;
 use waxwing_model::Model;
+use waxwing_model::device::Device;
 use waxwing_model::encoder::{Geometry, StateCache, StepRow};
 use waxwing_model::tokens::Tokens;
 
@@ -40,21 +41,21 @@ pub fn built_in_ids() -> impl Iterator<Item = &'static str> {
     BUILT_IN.iter().map(|model| model.id)
 }
 
-/// Loads models by id or directory; the built-in default when none is named.
+/// Loads models by id or directory to run on a device; the built-in default when none is named.
 ///
 /// # Errors
 /// Every problem of every model, in one message.
-pub fn load(names: &[String]) -> anyhow::Result<Vec<Arc<Model>>> {
+pub fn load(names: &[String], device: &Device) -> anyhow::Result<Vec<Arc<Model>>> {
     if names.is_empty() {
         let default = BUILT_IN
             .first()
             .context("this binary has no model inside\n\nhint: name one with `--model DIR`")?;
-        return Ok(vec![Arc::new(from_binary(default)?)]);
+        return Ok(vec![Arc::new(from_binary(default, device)?)]);
     }
     let mut models: Vec<Arc<Model>> = Vec::new();
     let mut problems = Vec::new();
     for name in names {
-        match load_one(name) {
+        match load_one(name, device) {
             Ok(model) if models.iter().any(|other| other.id() == model.id()) => {
                 problems.push(format!(
                     "{name}: another model is already called `{}`",
@@ -69,13 +70,13 @@ pub fn load(names: &[String]) -> anyhow::Result<Vec<Arc<Model>>> {
     Ok(models)
 }
 
-fn load_one(name: &str) -> anyhow::Result<Model> {
+fn load_one(name: &str, device: &Device) -> anyhow::Result<Model> {
     if let Some(model) = BUILT_IN.iter().find(|model| model.id == name) {
-        return from_binary(model);
+        return from_binary(model, device);
     }
     let path = Path::new(name);
     if path.is_dir() {
-        return Ok(Model::load(path)?);
+        return Ok(Model::load_on(path, device)?);
     }
     let known: Vec<&str> = built_in_ids().collect();
     let near = nearest(name, known.iter().copied())
@@ -87,8 +88,8 @@ fn load_one(name: &str) -> anyhow::Result<Model> {
     )
 }
 
-fn from_binary(model: &BuiltIn) -> anyhow::Result<Model> {
-    Model::from_parts(model.config, model.tokens, model.weights)
+fn from_binary(model: &BuiltIn, device: &Device) -> anyhow::Result<Model> {
+    Model::from_parts(model.config, model.tokens, model.weights, device)
         .with_context(|| format!("the built-in model {} cannot be used", model.id))
 }
 
@@ -154,7 +155,7 @@ mod tests {
 
     #[test]
     fn the_default_is_in_the_binary() {
-        let models = load(&[]).unwrap();
+        let models = load(&[], &Device::Cpu).unwrap();
         assert_eq!(
             models.iter().map(|model| model.id()).collect::<Vec<_>>(),
             ["en-emformer"]
@@ -165,7 +166,7 @@ mod tests {
 
     #[test]
     fn unknown_names_are_all_reported_with_the_nearest_known_one() {
-        let error = load(&["en-emfromer".into(), "/no/such/directory".into()])
+        let error = load(&["en-emfromer".into(), "/no/such/directory".into()], &Device::Cpu)
             .unwrap_err()
             .to_string();
         assert!(error.contains("did you mean `en-emformer`?"), "{error}");

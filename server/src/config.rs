@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::auth::Secret;
+use crate::device::DeviceChoice;
 use crate::limits::Limits;
 
 /// What `serve` runs with.
@@ -26,6 +27,8 @@ pub struct Config {
     pub origins: Vec<String>,
     /// Host names that this server answers for besides its own.
     pub hosts: Vec<String>,
+    /// Where models run.
+    pub device: DeviceChoice,
     /// Worker threads; 0 is one for each core.
     pub threads: usize,
     /// Sessions at the same time; 0 is what warm-up measures.
@@ -50,6 +53,7 @@ impl Default for Config {
             insecure: false,
             origins: Vec::new(),
             hosts: Vec::new(),
+            device: DeviceChoice::Auto,
             threads: 0,
             slots: 0,
             backlog: Duration::from_secs(10),
@@ -102,6 +106,8 @@ pub const SETTINGS: &[Setting] = &[
         apply: |config, text| { config.origins = origins(text)?; Ok(()) } },
     Setting { key: "hosts", value_name: "NAMES", help: "Host names that this server answers for besides localhost, comma-separated; on loopback all others are refused",
         apply: |config, text| { config.hosts = list(&text.to_ascii_lowercase()); Ok(()) } },
+    Setting { key: "device", value_name: "DEVICE", help: "Where models run: cpu, cuda (an NVIDIA GPU, by the binary waxwing-cuda beside this one), or auto: a GPU where one can be used [default: auto]",
+        apply: |config, text| { config.device = text.parse()?; Ok(()) } },
     Setting { key: "threads", value_name: "N", help: "Worker threads; 0 is one for each core [default: 0]",
         apply: |config, text| { config.threads = in_range(text, 0, 1024)?; Ok(()) } },
     Setting { key: "slots", value_name: "N", help: "Sessions at the same time; 0 is what the machine is measured to run in real time [default: 0]",

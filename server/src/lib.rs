@@ -8,6 +8,7 @@ pub mod auth;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod device;
 pub mod engine;
 pub mod files;
 pub mod limits;

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use clap::ArgMatches;
 
 use super::{Failure, Outcome, serve, settings};
+use waxwing_model::device::Device;
+
 use crate::{catalog, server};
 
 /// Says that the settings are good, or everything that is wrong with them.
@@ -23,14 +25,24 @@ pub(super) fn doctor(matches: &ArgMatches) -> Outcome {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     report.good(
         "cores",
-        format!("{cores}, {} workers", serve::engine_options(&config).workers),
+        format!(
+            "{cores}, {} workers",
+            serve::engine_options(&config, &Device::Cpu).workers
+        ),
     );
     report.good("processor", instructions());
     match free_memory_mib() {
         Some(mib) => report.good("memory", format!("{mib} MiB free")),
         None => report.good("memory", "unknown on this system".into()),
     }
-    match catalog::load(&config.models) {
+    report.good(
+        "device",
+        match crate::device::describe() {
+            Ok(device) => device,
+            Err(reason) => format!("the CPU ({reason:#})"),
+        },
+    );
+    match catalog::load(&config.models, &Device::Cpu) {
         Ok(models) => {
             for model in models {
                 let state_kib = model.new_state().values.len() * size_of::<f32>() / 1024;

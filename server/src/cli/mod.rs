@@ -16,6 +16,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Command, FromArgMatches};
 
+use crate::device;
+
 /// Why a command did not do its work.
 #[derive(Debug)]
 pub enum Failure {
@@ -36,6 +38,16 @@ pub type Outcome = Result<(), Failure>;
 
 /// Runs the command of the arguments, the program's name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if arguments
+        .get(1)
+        .is_some_and(|argument| argument == device::PROBE_FLAG)
+    {
+        return match device::probe() {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => fail(&error, 1),
+        };
+    }
     let matches = match command().try_get_matches_from(with_default_verb(arguments)) {
         Ok(matches) => matches,
         Err(error) => {
@@ -113,7 +125,7 @@ pub fn command() -> Command {
         ))
         .subcommand(settings::add(
             transcribe::Arguments::augment_args(verb("transcribe", "Transcribe audio files, or standard input by `-`")),
-            &["model", "threads", "max_file_seconds", "max_decode_seconds", "max_body_mb", "log", "log_json"],
+            &["model", "device", "threads", "max_file_seconds", "max_decode_seconds", "max_body_mb", "log", "log_json"],
         ))
         .subcommand(models::Arguments::augment_args(verb("models", "List the models, or show one")))
         .subcommand(settings::add(verb("doctor", "Look at this machine, the settings and the models, and say what is wrong"), settings::ALL))

@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Outcome, settings};
+use waxwing_model::device::Device;
+
 use crate::app::App;
 use crate::auth::{Access, Secret};
 use crate::config::Config;
@@ -21,7 +23,7 @@ use crate::engine::{Engine, EngineOptions};
 use crate::metrics::Metrics;
 use crate::routes::router;
 use crate::session::parameters::ModelNames;
-use crate::{catalog, logging, server};
+use crate::{catalog, device, logging, server};
 
 /// What is kept of the drain for closing connections after the last session.
 const CLOSING: Duration = Duration::from_secs(2);
@@ -29,10 +31,11 @@ const CLOSING: Duration = Duration::from_secs(2);
 pub(super) fn run(matches: &ArgMatches) -> Outcome {
     let mut config = settings::read(matches)?;
     logging::start(&config.log, config.log_json);
+    let device = device::resolve(config.device)?;
     let made_key = make_key(&mut config)?;
     let json = matches.get_flag("json");
     let runtime = runtime()?;
-    let result = runtime.block_on(serve(&config, made_key.as_ref(), json));
+    let result = runtime.block_on(serve(&config, device, made_key.as_ref(), json));
     // Threads that still decode a file must not hold the exit.
     runtime.shutdown_background();
     Ok(result?)
@@ -61,7 +64,7 @@ fn make_key(config: &mut Config) -> anyhow::Result<Option<Secret>> {
     Ok(Some(key))
 }
 
-pub(super) fn engine_options(config: &Config) -> EngineOptions {
+pub(super) fn engine_options(config: &Config, device: &Device) -> EngineOptions {
     let mut options = EngineOptions {
         backlog: config.backlog,
         file_slots: config.limits.files,
@@ -69,19 +72,22 @@ pub(super) fn engine_options(config: &Config) -> EngineOptions {
     };
     if config.threads > 0 {
         options.workers = config.threads;
+    } else if !device.is_cpu() {
+        // A device has one queue: a second thread would only wait for it.
+        options.workers = 1;
     }
     options.slots = (config.slots > 0).then_some(config.slots);
     options
 }
 
-async fn serve(config: &Config, made_key: Option<&Secret>, json: bool) -> anyhow::Result<()> {
+async fn serve(config: &Config, device: Device, made_key: Option<&Secret>, json: bool) -> anyhow::Result<()> {
     // Bound first: a taken port should not cost the time to load a model.
     let listener = server::bind(SocketAddr::new(config.host, config.port))?;
     let address = listener.local_addr().context("the listener has no address")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen to signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to signals")?;
-    let app = Arc::new(start(config).await?);
-    announce(config, &app, address, made_key, json)?;
+    let app = Arc::new(start(config, device.clone()).await?);
+    announce(config, &device, &app, address, made_key, json)?;
     let closing = CancellationToken::new();
     let serving = tokio::spawn(server::run(
         listener,
@@ -109,11 +115,11 @@ async fn serve(config: &Config, made_key: Option<&Secret>, json: bool) -> anyhow
 }
 
 /// Loads the models and warms the engine up.
-async fn start(config: &Config) -> anyhow::Result<App> {
-    let (names, options) = (config.models.clone(), engine_options(config));
+async fn start(config: &Config, device: Device) -> anyhow::Result<App> {
+    let (names, options) = (config.models.clone(), engine_options(config, &device));
     let metrics = Metrics::install()?;
     let (engine, models) = tokio::task::spawn_blocking(move || {
-        let models = catalog::load(&names)?;
+        let models = catalog::load(&names, &device)?;
         let engine = Engine::start(catalog::steppable(&models), options)?;
         anyhow::Ok((engine, models))
     })
@@ -167,6 +173,7 @@ async fn drain(
 
 fn announce(
     config: &Config,
+    device: &Device,
     app: &App,
     address: SocketAddr,
     made_key: Option<&Secret>,
@@ -189,7 +196,7 @@ fn announce(
     if json {
         let facts = serde_json::json!({
             "url": url, "host": address.ip(), "port": address.port(), "models": app.models.0, "slots": readiness.slots,
-            "workers": engine_options(config).workers, "needs_key": app.access.needs_key(), "version": env!("CARGO_PKG_VERSION"),
+            "workers": engine_options(config, device).workers, "needs_key": app.access.needs_key(), "version": env!("CARGO_PKG_VERSION"),
         });
         writeln!(out, "{facts}")?;
     } else {
@@ -207,7 +214,7 @@ fn announce(
             version = env!("CARGO_PKG_VERSION"),
             models = app.models.0.join(", "),
             slots = readiness.slots,
-            workers = engine_options(config).workers,
+            workers = engine_options(config, device).workers,
             idle = limits.idle.as_secs(),
             session = limits.session.as_secs(),
             body = limits.body_bytes / (1024 * 1024),

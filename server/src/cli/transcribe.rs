@@ -13,7 +13,7 @@ use crate::engine::Engine;
 use crate::files::{FileRequest, FileTranscription, Progress, Source, Transcript};
 use crate::limits::Limits;
 use crate::wire::{subtitles, transcription as wire};
-use crate::{catalog, logging};
+use crate::{catalog, device, logging};
 
 /// How a transcript is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -63,6 +63,7 @@ pub(super) fn run(arguments: Arguments, matches: &ArgMatches) -> Outcome {
         config.log = "warn".into();
     }
     logging::start(&config.log, config.log_json);
+    let device = device::resolve(config.device)?;
     let into_directory = arguments.output.as_ref().is_some_and(|path| path.is_dir());
     if arguments.files.len() > 1 && arguments.output.is_some() && !into_directory {
         let error = anyhow::anyhow!(
@@ -70,9 +71,9 @@ pub(super) fn run(arguments: Arguments, matches: &ArgMatches) -> Outcome {
         );
         return Err(Failure::Usage(error));
     }
-    let models = catalog::load(&config.models)?;
+    let models = catalog::load(&config.models, &device)?;
     let model = models.first().context("no model")?.id().to_string();
-    let mut options = serve::engine_options(&config);
+    let mut options = serve::engine_options(&config, &device);
     // Nobody speaks live here.
     options.slots = Some(1);
     let engine = Engine::start(catalog::steppable(&models), options)?;

@@ -15,6 +15,8 @@ use tower::ServiceExt;
 use super::router;
 use crate::app::App;
 use crate::auth::{Access, Secret};
+use waxwing_model::device::Device;
+
 use crate::catalog;
 use crate::engine::{Engine, EngineOptions};
 use crate::limits::Limits;
@@ -30,7 +32,11 @@ fn engine() -> Arc<Engine> {
             slots: Some(2),
             ..EngineOptions::default()
         };
-        Engine::start(catalog::steppable(&catalog::load(&[]).unwrap()), options).unwrap()
+        Engine::start(
+            catalog::steppable(&catalog::load(&[], &Device::Cpu).unwrap()),
+            options,
+        )
+        .unwrap()
     };
     Arc::clone(ENGINE.get_or_init(start))
 }
