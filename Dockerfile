@@ -6,10 +6,9 @@
 #   docker build -t waxwing-cuda --build-arg DEVICE=cuda .             for NVIDIA GPUs (driver 580 or newer)
 #   docker run --gpus all -p 8080:8080 waxwing-cuda
 #
-# Stages: chef (toolchain) → planner (dependency recipe) → builder-DEVICE → the slim image of that device.
+# Stages: chef (toolchain) → planner (dependency recipe) → builder → the slim image.
 ARG RUST_IMAGE=docker.io/library/rust:1.95-slim-bookworm
 ARG RUNTIME_IMAGE=docker.io/library/debian:bookworm-slim
-ARG DEVICE=cpu
 
 FROM ${RUST_IMAGE} AS chef
 RUN cargo install cargo-chef --version 0.1.78 --locked
@@ -19,29 +18,27 @@ FROM chef AS planner
 COPY . .
 RUN cargo chef prepare --recipe-path recipe.json
 
-FROM chef AS builder-cpu
+FROM chef AS builder
 COPY --from=planner /src/recipe.json recipe.json
 # Dependencies alone: this layer is rebuilt only when Cargo.lock changes.
 RUN cargo chef cook --release --locked --package waxwing-server --recipe-path recipe.json
 COPY . .
 RUN cargo build --release --locked --package waxwing-server --bin waxwing \
- && mkdir -p /image/usr/local/bin \
+ && mkdir -p /image/usr/local/bin /image/usr/local/lib \
  && cp target/release/waxwing /image/usr/local/bin/ \
  && strip --strip-debug /image/usr/local/bin/waxwing
-
-# Adds waxwing-cuda and the CUDA libraries that it loads; `waxwing` hands over to it where a GPU works.
-FROM builder-cpu AS builder-cuda
-RUN apt-get update && apt-get install -y --no-install-recommends g++ python3-venv
-RUN cuda/toolkit /opt/cuda
+# With DEVICE=cuda also waxwing-cuda and the libraries that it loads; `waxwing` hands over to it where a GPU works.
+ARG DEVICE=cpu
 ARG CUDA_COMPUTE_CAP=90
-RUN CUDA_TOOLKIT=/opt/cuda CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP} cuda/build \
- && cp target/cuda/release/waxwing-cuda /image/usr/local/bin/ \
- && strip --strip-debug /image/usr/local/bin/waxwing-cuda \
- && mkdir -p /image/usr/local/lib \
- && cd /opt/cuda/venv/lib/python3*/site-packages/nvidia/cu13/lib \
- && cp -L libcudart.so.* libcublas.so.* libcublasLt.so.* libcurand.so.* libnvrtc.so.* libnvrtc-builtins.so.* /image/usr/local/lib/
-
-FROM builder-${DEVICE} AS builder
+RUN if [ "$DEVICE" = cuda ]; then set -e; \
+      apt-get update; apt-get install -y --no-install-recommends g++ python3-venv; \
+      cuda/toolkit /opt/cuda; \
+      CUDA_TOOLKIT=/opt/cuda CUDA_COMPUTE_CAP="$CUDA_COMPUTE_CAP" cuda/build; \
+      cp target/cuda/release/waxwing-cuda /image/usr/local/bin/; \
+      strip --strip-debug /image/usr/local/bin/waxwing-cuda; \
+      cd /opt/cuda/venv/lib/python3*/site-packages/nvidia/cu13/lib; \
+      cp -L libcudart.so.* libcublas.so.* libcublasLt.so.* libcurand.so.* libnvrtc.so.* libnvrtc-builtins.so.* /image/usr/local/lib/; \
+    elif [ "$DEVICE" != cpu ]; then echo "DEVICE: expected cpu or cuda, found $DEVICE" >&2; exit 1; fi
 
 FROM ${RUNTIME_IMAGE}
 COPY --from=builder /image/ /
