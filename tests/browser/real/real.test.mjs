@@ -12,7 +12,7 @@ import { CLIPS, clipPath, join16k, wordErrorRate, wordsOf } from '../support/sou
 
 const SAMPLE = fileURLToPath(new URL('../../../web/sample.flac', import.meta.url));
 /** What the shipped model must reach at least on these clips; the browser's own resampling is part of the way. */
-const WORST_WORD_ERROR_RATE = 0.55;
+const WORST_WORD_ERROR_RATE = 0.6;
 
 let server;
 let chromium;
