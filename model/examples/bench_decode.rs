@@ -29,6 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         max_tokens: max_tokens.parse()?,
         min_token_log_prob: floor.parse()?,
         max_distance: distance.parse()?,
+        settle_frames: u64::MAX,
     };
     let tensors = candle_core::safetensors::load(file, &Device::Cpu)?;
     let log_probs = tensors.get("log_probs").ok_or("no tensor `log_probs`")?;

@@ -2,7 +2,7 @@
 //! whether confidences mean what they say.
 //!
 //! ```text
-//! cargo run --release --example decoding_report -- MODEL_DIR CLIPS_DIR [--picture OUT.svg] [--words OUT.tsv]
+//! cargo run --release --example decoding_report -- MODEL_DIR CLIPS_DIR [--picture OUT.svg] [--words OUT.tsv] [--settle-ms N] [--max-distance X]
 //! ```
 //!
 //! `CLIPS_DIR` holds audio files and `text.tsv`: on each line a file name, a tab, and what is said in it. The encoder runs once
@@ -42,26 +42,23 @@ struct Outcome {
     errors: Vec<ErrorCounts>,
     /// The words of each clip.
     words: Vec<Vec<Judged>>,
-    /// The spelled words, beside `words`.
-    spelled: Vec<Vec<String>>,
+    /// The spelled words, beside `words`, each with its number of tokens and the sum of their log-posteriors.
+    spelled: Vec<Vec<(String, usize, f32)>>,
     seconds: f64,
     /// From a word's end to its being stable, in frames.
     stable_after: Vec<f64>,
 }
 
-fn options(beam_width: usize) -> TranscriberOptions {
+fn options(decoding: Decoding) -> TranscriberOptions {
     TranscriberOptions {
-        decoding: Decoding {
-            beam_width,
-            ..Decoding::default()
-        },
+        decoding,
         ..TranscriberOptions::default()
     }
 }
 
-fn decode(model: &Model, log_probs: &[f32], beam_width: usize) -> Vec<Utterance> {
+fn decode(model: &Model, log_probs: &[f32], decoding: Decoding) -> Vec<Utterance> {
     let tokens = Arc::clone(model.tokens());
-    let mut transcriber = Transcriber::new(tokens, model.output_frame_seconds(), options(beam_width));
+    let mut transcriber = Transcriber::new(tokens, model.output_frame_seconds(), options(decoding));
     let mut finals = Vec::new();
     transcriber.accept(log_probs, &mut finals);
     finals.extend(transcriber.finish());
@@ -69,10 +66,10 @@ fn decode(model: &Model, log_probs: &[f32], beam_width: usize) -> Vec<Utterance>
 }
 
 /// For each word that became stable before its final, and for each final's remaining words: frames since its end.
-fn stability(model: &Model, log_probs: &[f32], beam_width: usize) -> Vec<f64> {
+fn stability(model: &Model, log_probs: &[f32], decoding: Decoding) -> Vec<f64> {
     let tokens = Arc::clone(model.tokens());
     let classes = tokens.len();
-    let mut transcriber = Transcriber::new(tokens, model.output_frame_seconds(), options(beam_width));
+    let mut transcriber = Transcriber::new(tokens, model.output_frame_seconds(), options(decoding));
     let (mut delays, mut known, mut finals) = (Vec::new(), 0, Vec::new());
     for frames in log_probs.chunks(STRIDE * classes) {
         transcriber.accept(frames, &mut finals);
@@ -90,11 +87,11 @@ fn stability(model: &Model, log_probs: &[f32], beam_width: usize) -> Vec<f64> {
     delays
 }
 
-fn outcome(model: &Model, clips: &[Clip], heard: &[Vec<f32>], beam_width: usize) -> Outcome {
+fn outcome(model: &Model, clips: &[Clip], heard: &[Vec<f32>], decoding: Decoding) -> Outcome {
     let begin = Instant::now();
     let decoded: Vec<Vec<Utterance>> = heard
         .iter()
-        .map(|log_probs| decode(model, log_probs, beam_width))
+        .map(|log_probs| decode(model, log_probs, decoding))
         .collect();
     let seconds = begin.elapsed().as_secs_f64();
     let mut outcome = Outcome {
@@ -104,7 +101,7 @@ fn outcome(model: &Model, clips: &[Clip], heard: &[Vec<f32>], beam_width: usize)
         seconds,
         stable_after: heard
             .iter()
-            .flat_map(|log_probs| stability(model, log_probs, beam_width))
+            .flat_map(|log_probs| stability(model, log_probs, decoding))
             .collect(),
     };
     for (clip, utterances) in clips.iter().zip(&decoded) {
@@ -125,9 +122,31 @@ fn outcome(model: &Model, clips: &[Clip], heard: &[Vec<f32>], beam_width: usize)
         }
         outcome.errors.push(ErrorCounts::between(&reference, &spelled));
         outcome.words.push(judged);
-        outcome.spelled.push(spelled);
+        let sums = utterances
+            .iter()
+            .flat_map(|utterance| token_sums(model, utterance));
+        let spelled = spelled.into_iter().zip(sums);
+        outcome
+            .spelled
+            .push(spelled.map(|(word, (count, sum))| (word, count, sum)).collect());
     }
     outcome
+}
+
+/// Of each word: its number of tokens and the sum of their log-posteriors.
+fn token_sums(model: &Model, utterance: &Utterance) -> Vec<(usize, f32)> {
+    let (mut sums, mut has_letters) = (vec![(0, 0.0)], false);
+    for token in &utterance.tokens {
+        if model.tokens().begins_word(token.id) && has_letters {
+            sums.push((0, 0.0));
+            has_letters = false;
+        }
+        has_letters |= !model.tokens().spelling(token.id).is_empty();
+        if let Some(last) = sums.last_mut() {
+            *last = (last.0 + 1, last.1 + token.log_posterior);
+        }
+    }
+    sums
 }
 
 /// Words of equal width in confidence: how many, their mean confidence, and the share that is right.
@@ -269,11 +288,18 @@ fn picture(curves: &[(&str, &str, Vec<Judged>)]) -> Result<String, std::fmt::Err
 
 fn main() -> Result<(), Box<dyn Error>> {
     let (mut paths, mut picture_file, mut words_file) = (Vec::new(), None, None);
+    let mut settings = Decoding::default();
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--picture" => picture_file = Some(arguments.next().ok_or("--picture needs a file")?),
             "--words" => words_file = Some(arguments.next().ok_or("--words needs a file")?),
+            "--settle-ms" => {
+                settings.settle_ms = arguments.next().ok_or("--settle-ms needs a number")?.parse()?
+            }
+            "--max-distance" => {
+                settings.max_distance = arguments.next().ok_or("--max-distance needs a number")?.parse()?;
+            }
             _ => paths.push(PathBuf::from(argument)),
         }
     }
@@ -295,7 +321,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
     let outcomes: Vec<Outcome> = WIDTHS
         .iter()
-        .map(|&width| outcome(&model, &clips, &heard, width))
+        .map(|&beam_width| {
+            outcome(
+                &model,
+                &clips,
+                &heard,
+                Decoding {
+                    beam_width,
+                    ..settings
+                },
+            )
+        })
         .collect();
     let greedy = &outcomes[0];
     println!(
@@ -334,10 +370,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         let mut list = String::new();
         for (width, outcome) in WIDTHS.iter().zip(&outcomes) {
             for (clip, (words, spelled)) in outcome.words.iter().zip(&outcome.spelled).enumerate() {
-                for (word, text) in words.iter().zip(spelled) {
+                for (word, (text, count, sum)) in words.iter().zip(spelled) {
                     writeln!(
                         list,
-                        "{width}\t{clip}\t{text}\t{:.5}\t{}",
+                        "{width}	{clip}	{text}	{:.5}	{}	{count}	{sum:.5}",
                         word.confidence,
                         u8::from(word.is_right)
                     )?;

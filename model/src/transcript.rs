@@ -62,7 +62,7 @@ impl Transcriber {
         let decoder = if decoding.beam_width == 1 {
             Decoder::Greedy
         } else {
-            let search = PrefixBeam::new(Arc::clone(&tokens), decoding.pruning(), NoScorer);
+            let search = PrefixBeam::new(Arc::clone(&tokens), decoding.pruning(frame), NoScorer);
             Decoder::Beam(Box::new(search))
         };
         Self {
@@ -122,11 +122,12 @@ impl Transcriber {
     /// Changes the options from the next frame on. Silence that has been counted stays counted. Where the decoder becomes
     /// another one, it goes on from the best hypothesis of the old one.
     pub fn configure(&mut self, options: TranscriberOptions) {
-        self.detector.configure(options.endpointing, self.frame);
+        let frame = self.frame;
+        self.detector.configure(options.endpointing, frame);
         let decoding = options.decoding.bounded();
         self.alternatives = decoding.alternatives;
         match &mut self.decoder {
-            Decoder::Beam(search) if decoding.beam_width > 1 => search.set_pruning(decoding.pruning()),
+            Decoder::Beam(search) if decoding.beam_width > 1 => search.set_pruning(decoding.pruning(frame)),
             Decoder::Beam(search) => {
                 search.restart_with_best();
                 self.greedy.continue_after(search.sounding());
@@ -134,7 +135,7 @@ impl Transcriber {
                 self.decoder = Decoder::Greedy;
             }
             Decoder::Greedy if decoding.beam_width > 1 => {
-                let mut search = PrefixBeam::new(Arc::clone(&self.tokens), decoding.pruning(), NoScorer);
+                let mut search = PrefixBeam::new(Arc::clone(&self.tokens), decoding.pruning(frame), NoScorer);
                 search.continue_after(self.greedy.last_class(), self.frames_seen);
                 self.best_serial = search.best_serial();
                 self.decoder = Decoder::Beam(Box::new(search));
@@ -161,14 +162,15 @@ impl Transcriber {
     /// and a token in every frame of them.
     pub fn max_state_bytes(tokens: &Tokens, frame_seconds: f64, decoding: &Decoding) -> usize {
         let longest = Duration::from_millis(u64::from(*Endpointing::MAX_UTTERANCE_MS.end()));
-        let frames = frames_in(longest, frame_duration(frame_seconds));
+        let frame = frame_duration(frame_seconds);
+        let frames = frames_in(longest, frame);
         // One more for a word separator that was heard before the utterance began.
         let num_tokens = usize::try_from(frames).unwrap_or(usize::MAX).saturating_add(1);
         let search = match decoding.bounded().beam_width {
             1 => 0,
             _ => {
                 size_of::<PrefixBeam<NoScorer>>()
-                    + PrefixBeam::<NoScorer>::max_heap_bytes(tokens, &decoding.pruning())
+                    + PrefixBeam::<NoScorer>::max_heap_bytes(tokens, &decoding.pruning(frame))
             }
         };
         size_of::<Self>()

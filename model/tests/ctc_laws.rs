@@ -77,9 +77,13 @@ fn greedy(endpointing: Endpointing) -> TranscriberOptions {
 /// Both decoders, narrow and wide, with and without pruning.
 fn options() -> impl Strategy<Value = TranscriberOptions> {
     let width = prop_oneof![2 => Just(1usize), 3 => 2..12usize];
-    let pruning = (1..8usize, -9.0f32..-0.5, 2.0f32..20.0, 1..4usize);
+    let pruning = (1..8usize, -9.0f32..-0.5, 2.0f32..20.0, 100..600u32, 1..4usize);
     (endpointing(), width, pruning).prop_map(
-        |(endpointing, beam_width, (max_tokens, min_token_log_prob, max_distance, alternatives))| {
+        |(
+            endpointing,
+            beam_width,
+            (max_tokens, min_token_log_prob, max_distance, settle_ms, alternatives),
+        )| {
             TranscriberOptions {
                 endpointing,
                 decoding: Decoding {
@@ -87,6 +91,7 @@ fn options() -> impl Strategy<Value = TranscriberOptions> {
                     max_tokens,
                     min_token_log_prob,
                     max_distance,
+                    settle_ms,
                     alternatives,
                     ..Decoding::default()
                 },
@@ -326,8 +331,9 @@ proptest! {
     #[test]
     fn memory_is_bounded(log_probs in log_probs(), options in options()) {
         let mut transcriber = Transcriber::new(tokens(), FRAME_SECONDS, options.clone());
-        // The bound for the longest utterances, scaled to the ones of this session.
-        let bound = Transcriber::max_state_bytes(&tokens(), FRAME_SECONDS * 60_000.0 / 4_000.0, &options.decoding);
+        // The bound for the longest utterances, scaled to the ones of this session: all but what is settled by time.
+        let decoding = Decoding { settle_ms: 15 * options.decoding.settle_ms, ..options.decoding };
+        let bound = Transcriber::max_state_bytes(&tokens(), FRAME_SECONDS * 60_000.0 / 4_000.0, &decoding);
         for _ in 0..20 {
             transcriber.accept(&log_probs, &mut Vec::new());
             prop_assert!(transcriber.state_bytes() <= bound, "{} > {bound}", transcriber.state_bytes());

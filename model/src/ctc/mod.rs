@@ -13,7 +13,7 @@ mod scorer;
 mod whole;
 
 pub use batched::{BatchedBeam, Ranked};
-pub use beam::{BeamEvent, BeamHypothesis, PrefixBeam, SETTLE_FRAMES};
+pub use beam::{BeamEvent, BeamHypothesis, PrefixBeam};
 pub use greedy::{FrameDecision, GreedyDecoder, best_path, collapse};
 pub use options::{Decoding, DecodingError, Pruning};
 pub use scorer::{NoScorer, Scorer};

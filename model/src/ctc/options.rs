@@ -1,6 +1,9 @@
 //! How hard a decoder searches.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::endpoint::frames_in;
 
 /// Settings of decoding, in sessions, files and `waxwing decode` alike.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -13,6 +16,9 @@ pub struct Decoding {
     pub min_token_log_prob: f32,
     /// A prefix whose score, a natural log, is further below the best one's leaves the beam.
     pub max_distance: f32,
+    /// After this long, in milliseconds of audio, the best prefix's tokens are settled, and prefixes that disagree with them
+    /// leave the beam: how late a word becomes stable at the latest.
+    pub settle_ms: u32,
     /// Hypotheses that a final shows, the best one included.
     pub alternatives: usize,
     /// What the natural log-probability of a word in the language model is multiplied by.
@@ -29,6 +35,7 @@ impl Default for Decoding {
             max_tokens: 40,
             min_token_log_prob: -9.0,
             max_distance: 14.0,
+            settle_ms: 1500,
             alternatives: 1,
             language_model_weight: 0.5,
             word_bonus: 0.0,
@@ -71,6 +78,8 @@ impl Decoding {
     pub const MIN_TOKEN_LOG_PROB: RangeInclusive<f32> = -1000.0..=0.0;
     /// Accepted values of `max_distance`.
     pub const MAX_DISTANCE: RangeInclusive<f32> = 0.0..=1000.0;
+    /// Accepted values of `settle_ms`.
+    pub const SETTLE_MS: RangeInclusive<usize> = 100..=10_000;
     /// Accepted values of `alternatives`.
     pub const ALTERNATIVES: RangeInclusive<usize> = 1..=20;
     /// Accepted values of `language_model_weight`.
@@ -86,6 +95,7 @@ impl Decoding {
         let counts = [
             ("beam_width", Self::BEAM_WIDTH, self.beam_width),
             ("max_tokens", Self::MAX_TOKENS, self.max_tokens),
+            ("settle_ms", Self::SETTLE_MS, self.settle_ms as usize),
             ("alternatives", Self::ALTERNATIVES, self.alternatives),
         ];
         for (name, expected, found) in counts {
@@ -143,6 +153,7 @@ impl Decoding {
                 default.min_token_log_prob,
             ),
             max_distance: number(self.max_distance, Self::MAX_DISTANCE, default.max_distance),
+            settle_ms: count(self.settle_ms as usize, Self::SETTLE_MS) as u32,
             alternatives: count(self.alternatives, Self::ALTERNATIVES),
             language_model_weight: number(
                 self.language_model_weight,
@@ -153,14 +164,15 @@ impl Decoding {
         }
     }
 
-    /// What the search itself needs of this.
-    pub fn pruning(&self) -> Pruning {
+    /// What the search itself needs of this, for a model that emits an output frame every `frame`.
+    pub fn pruning(&self, frame: Duration) -> Pruning {
         let bounded = self.bounded();
         Pruning {
             beam_width: bounded.beam_width,
             max_tokens: bounded.max_tokens,
             min_token_log_prob: bounded.min_token_log_prob,
             max_distance: bounded.max_distance,
+            settle_frames: frames_in(Duration::from_millis(u64::from(bounded.settle_ms)), frame),
         }
     }
 }
@@ -176,6 +188,8 @@ pub struct Pruning {
     pub min_token_log_prob: f32,
     /// Natural log of how much less probable than the best a prefix may be.
     pub max_distance: f32,
+    /// Frames after which a token of the best prefix is settled, whatever other prefixes say.
+    pub settle_frames: u64,
 }
 
 impl Pruning {
@@ -186,6 +200,7 @@ impl Pruning {
             max_tokens: usize::MAX,
             min_token_log_prob: f32::NEG_INFINITY,
             max_distance: f32::INFINITY,
+            settle_frames: u64::MAX,
         }
     }
 }
@@ -222,6 +237,7 @@ mod tests {
             max_tokens: usize::MAX,
             min_token_log_prob: f32::NAN,
             max_distance: -1.0,
+            settle_ms: 0,
             alternatives: 99,
             language_model_weight: f32::INFINITY,
             word_bonus: -11.0,

@@ -19,7 +19,11 @@ pub fn n_best<S: Scorer>(
     count: usize,
 ) -> Vec<BeamHypothesis> {
     let num_classes = tokens.len();
-    let mut search = PrefixBeam::new(tokens, pruning, scorer).without_time_limit();
+    let pruning = Pruning {
+        settle_frames: u64::MAX,
+        ..pruning
+    };
+    let mut search = PrefixBeam::new(tokens, pruning, scorer);
     let mut settled = Vec::new();
     for frame in log_probs.chunks_exact(num_classes) {
         search.step(frame);

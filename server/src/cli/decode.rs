@@ -16,6 +16,8 @@ use waxwing_model::tokens::Tokens;
 use super::{Failure, Outcome};
 
 const TOKENS: &str = "tokens.txt";
+/// Of the shipped model; only the tails of words depend on it.
+const FRAME: Duration = Duration::from_millis(20);
 
 /// Run a CTC decoder on the log-probs of a file
 #[derive(Debug, Args)]
@@ -95,7 +97,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         n_best(
             Arc::clone(&tokens),
             &log_probs,
-            decoding.pruning(),
+            decoding.pruning(FRAME),
             NoScorer,
             arguments.nbest,
         )
@@ -109,8 +111,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
 }
 
 fn line<'a>(rank: usize, hypothesis: &BeamHypothesis, tokens: &'a Tokens, frames: u64) -> Line<'a> {
-    // Frames of 20 ms, the finest of the models; only the tails of words depend on it.
-    let joined = join_tokens(tokens, &hypothesis.tokens, Duration::from_millis(20), frames);
+    let joined = join_tokens(tokens, &hypothesis.tokens, FRAME, frames);
     let text = joined.as_ref().map(|joined| joined.text()).unwrap_or_default();
     let words = joined.map(|joined| joined.words).unwrap_or_default();
     Line {

@@ -14,7 +14,7 @@
 //! the beam at all: it must beat the worst of those that stay. In a frame that is surely a blank nothing is extended.
 //!
 //! **Memory.** Tokens that all prefixes share, with one most probable time, are settled: they leave the beam as
-//! [`BeamEvent`]s and never change. After [`SETTLE_FRAMES`] the best prefix's tokens are settled in any case, and
+//! [`BeamEvent`]s and never change. After [`Pruning::settle_frames`] the best prefix's tokens are settled in any case, and
 //! prefixes that disagree are dropped. Frames allocate only while the arenas still grow to their largest use.
 
 mod marks;
@@ -33,10 +33,8 @@ use crate::tokens::Tokens;
 
 pub use self::marks::BeamEvent;
 
-/// Output frames after which a token of the best prefix is settled, whatever other prefixes say.
-pub const SETTLE_FRAMES: u64 = 200;
-/// How often that is looked after, in frames.
-const SETTLE_EVERY: u64 = 16;
+/// How often old tokens are looked for, in frames.
+const SETTLE_EVERY: u64 = 4;
 
 #[derive(Debug, Clone, PartialEq)]
 struct Entry {
@@ -111,7 +109,6 @@ pub struct PrefixBeam<S: Scorer> {
     /// Probabilities are those in the beam times two to this power.
     exponent: i64,
     scale: f64,
-    settle_frames: u64,
     events: Vec<BeamEvent>,
     /// The part of the open word that has left the tree.
     word_head: String,
@@ -141,7 +138,6 @@ impl<S: Scorer> PrefixBeam<S> {
             frame: 0,
             exponent: 0,
             scale: 1.0,
-            settle_frames: SETTLE_FRAMES,
             events: Vec::new(),
             word_head: String::new(),
             next: Vec::new(),
@@ -163,12 +159,6 @@ impl<S: Scorer> PrefixBeam<S> {
         } else {
             self.begin_with(class, frame, 0.0, 1.0);
         }
-    }
-
-    /// Never settles a token before all prefixes agree; for whole utterances that fit into memory.
-    pub fn without_time_limit(mut self) -> Self {
-        self.settle_frames = u64::MAX;
-        self
     }
 
     /// Takes the next frame's log-probs `(classes) f32`. A frame without any finite value changes nothing. Values
@@ -309,7 +299,8 @@ impl<S: Scorer> PrefixBeam<S> {
         let width = pruning.beam_width;
         let classes = tokens.len();
         // A list has one mark a frame at most, and each prefix has two lists; new ones come before old ones go.
-        let depth = (SETTLE_FRAMES + SETTLE_EVERY) as usize + 1;
+        let depth =
+            usize::try_from(pruning.settle_frames.saturating_add(SETTLE_EVERY + 1)).unwrap_or(usize::MAX);
         let marks = (2 * width * depth + 4 * width) * Marks::BYTES;
         let nodes = (width * depth + 2 * width) * Prefixes::<S::State>::NODE_BYTES;
         let each = 2 * size_of::<Entry>() + size_of::<[f64; 2]>();
@@ -333,7 +324,7 @@ impl<S: Scorer> PrefixBeam<S> {
 
     /// Settles what the best prefix said long ago.
     fn settle_old(&mut self) {
-        let Some(limit) = self.frame.checked_sub(self.settle_frames) else {
+        let Some(limit) = self.frame.checked_sub(self.pruning.settle_frames) else {
             return;
         };
         let mut mark = self.beam[self.best].best_path().mark;
