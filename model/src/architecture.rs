@@ -3,6 +3,7 @@
 //! Encoders know nothing of heads: [`streaming_encoder`] puts the CTC head of a model behind whichever encoder it has.
 
 use candle_core::Device;
+use waxwing_frontend::features::FeatureConfig;
 
 use crate::config::{Config, EncoderConfig};
 use crate::encoder::emformer::{self, DeviceEmformer, Emformer};
@@ -11,12 +12,14 @@ use crate::encoder::{Geometry, Module, OfflineEncoder, StreamingEncoder};
 use crate::error::ModelError;
 use crate::loader::{Expected, Weights};
 use crate::module::EncoderModule;
+use crate::transducer::{self, TransducerEncoder, TransducerModule};
 
 /// Reports every contradiction in the sizes: `require(holds, "encoder.field: expected …, found …")`.
 pub(crate) fn problems(encoder: &EncoderConfig, require: &mut dyn FnMut(bool, String)) {
     match encoder {
         EncoderConfig::Emformer(sizes) => sizes.problems(false, require),
         EncoderConfig::WhisperEmformer(sizes) => sizes.problems(true, require),
+        EncoderConfig::EmformerRnnt(sizes) => sizes.problems(require),
     }
 }
 
@@ -26,6 +29,7 @@ pub fn encoder_tensors(encoder: &EncoderConfig) -> Vec<Expected> {
         EncoderConfig::Emformer(sizes) | EncoderConfig::WhisperEmformer(sizes) => {
             emformer::expected_tensors(sizes)
         }
+        EncoderConfig::EmformerRnnt(sizes) => transducer::expected_tensors(sizes),
     }
 }
 
@@ -35,30 +39,47 @@ pub fn geometry(encoder: &EncoderConfig) -> Option<Geometry> {
         EncoderConfig::Emformer(sizes) | EncoderConfig::WhisperEmformer(sizes) => {
             Some(emformer::geometry(sizes))
         }
+        EncoderConfig::EmformerRnnt(sizes) => Some(transducer::geometry(sizes)),
     }
 }
 
 /// Why the encoder cannot be stepped live, or `None` when it can.
 pub fn cannot_stream(encoder: &EncoderConfig) -> Option<String> {
     match encoder {
-        EncoderConfig::Emformer(_) | EncoderConfig::WhisperEmformer(_) => None,
+        EncoderConfig::Emformer(_) | EncoderConfig::WhisperEmformer(_) | EncoderConfig::EmformerRnnt(_) => {
+            None
+        }
+    }
+}
+
+/// Values of one feature frame that the model is served with, its `features` being what they are.
+pub(crate) fn served_num_features(config: &Config) -> Option<usize> {
+    match (&config.encoder, &config.features) {
+        (EncoderConfig::EmformerRnnt(sizes), Some(FeatureConfig::MelWindows(_))) => {
+            Some(transducer::window_geometry(sizes).num_features)
+        }
+        _ => geometry(&config.encoder).map(|geometry| geometry.num_features),
     }
 }
 
 fn bare_streaming_encoder(
-    encoder: &EncoderConfig,
+    config: &Config,
     weights: &Weights,
     device: &Device,
 ) -> Result<Box<dyn StreamingEncoder>, ModelError> {
-    if let Some(reason) = cannot_stream(encoder) {
+    if let Some(reason) = cannot_stream(&config.encoder) {
         return Err(ModelError::CannotStream { reason });
     }
-    Ok(match encoder {
+    Ok(match &config.encoder {
         EncoderConfig::Emformer(sizes) | EncoderConfig::WhisperEmformer(sizes) if device.is_cpu() => {
             Box::new(Emformer::new(sizes, weights)?)
         }
         EncoderConfig::Emformer(sizes) | EncoderConfig::WhisperEmformer(sizes) => {
             Box::new(DeviceEmformer::new(sizes, weights, device)?)
+        }
+        EncoderConfig::EmformerRnnt(sizes) => {
+            let windows = matches!(config.features, Some(FeatureConfig::MelWindows(_)));
+            Box::new(TransducerEncoder::new(sizes, weights, windows)?)
         }
     })
 }
@@ -75,6 +96,7 @@ pub fn offline_encoder(
         EncoderConfig::Emformer(sizes) | EncoderConfig::WhisperEmformer(sizes) => {
             Box::new(emformer::Reference::new(sizes, weights, &Device::Cpu)?)
         }
+        EncoderConfig::EmformerRnnt(sizes) => Box::new(transducer::Reference::new(sizes, weights)?),
     })
 }
 
@@ -87,6 +109,7 @@ pub fn module(config: &Config, weights: &Weights) -> Result<Box<dyn Module>, Mod
         EncoderConfig::Emformer(_) | EncoderConfig::WhisperEmformer(_) => {
             Box::new(EncoderModule::new(config, weights)?)
         }
+        EncoderConfig::EmformerRnnt(sizes) => Box::new(TransducerModule::new(sizes, weights)?),
     })
 }
 
@@ -109,7 +132,7 @@ pub fn streaming_encoder(
     weights: &Weights,
     device: &Device,
 ) -> Result<Box<dyn StreamingEncoder>, ModelError> {
-    let encoder = bare_streaming_encoder(&config.encoder, weights, device)?;
+    let encoder = bare_streaming_encoder(config, weights, device)?;
     Ok(match &config.ctc {
         Some(_) => Box::new(WithHead::new(encoder, weights)?),
         None => encoder,

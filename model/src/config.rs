@@ -9,6 +9,7 @@ use waxwing_frontend::features::FeatureConfig;
 use crate::architecture;
 use crate::encoder::emformer::EmformerConfig;
 use crate::error::ModelError;
+use crate::transducer::RnntConfig;
 
 /// The value of `format` that this release reads.
 pub const FORMAT: u32 = 1;
@@ -88,6 +89,8 @@ pub enum EncoderConfig {
     Emformer(EmformerConfig),
     /// Whisper's convolutional stem and sinusoids in front of Emformer layers.
     WhisperEmformer(EmformerConfig),
+    /// An Emformer transcriber with a predictor and a joiner, as `torchaudio.models.emformer_rnnt_model` builds it.
+    EmformerRnnt(RnntConfig),
 }
 
 /// The CTC head.

@@ -92,9 +92,10 @@ impl Encoder {
     /// [`ModelError::Invalid`] for missing tensors, or for an architecture that is no encoder of features.
     pub fn new(config: &Config, weights: &Weights) -> Result<Self, ModelError> {
         let offline = architecture::offline_encoder(&config.encoder, weights)?;
-        // The encoder's own output is wanted; the head is applied to it afterwards.
+        // The encoder's own output is wanted, of plain frames; the head is applied to it afterwards.
         let headless = Config {
             ctc: None,
+            features: None,
             ..config.clone()
         };
         let streaming = match architecture::streaming_encoder(&headless, weights, &Device::Cpu) {

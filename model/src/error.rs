@@ -21,6 +21,22 @@ pub enum ModelError {
         /// Each one names the file, the field or tensor, and what was expected and found.
         problems: Vec<String>,
     },
+    /// A file of a new model directory cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A checkpoint cannot be converted. Lists every problem found.
+    #[error("cannot convert {}{}", file.display(), Lines(problems))]
+    Checkpoint {
+        /// The checkpoint.
+        file: PathBuf,
+        /// Each one names the tensor or setting, and what was expected and found.
+        problems: Vec<String>,
+    },
     /// A model that needs whole utterances was asked to stream.
     #[error(
         "this model cannot be served live: {reason}. Send it whole files (POST /v1/audio/transcriptions, `transcribe`, or \
@@ -80,10 +96,19 @@ struct ProblemList<'a>(&'a [String]);
 
 impl fmt::Display for ProblemList<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unusable model{}", Lines(self.0))
+    }
+}
+
+/// `: problem`, or their number and a line for each.
+struct Lines<'a>(&'a [String]);
+
+impl fmt::Display for Lines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let [only] = self.0 {
-            return write!(f, "unusable model: {only}");
+            return write!(f, ": {only}");
         }
-        write!(f, "unusable model, {} problems:", self.0.len())?;
+        write!(f, ", {} problems:", self.0.len())?;
         for problem in self.0 {
             write!(f, "\n  {problem}")?;
         }

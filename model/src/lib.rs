@@ -11,6 +11,7 @@
 pub mod architecture;
 pub mod bench;
 pub mod config;
+pub mod convert;
 pub mod ctc;
 pub mod device;
 pub mod encode;
@@ -24,6 +25,7 @@ pub mod model;
 pub mod module;
 pub mod tokens;
 pub mod transcript;
+pub mod transducer;
 
 pub use config::Config;
 pub use error::ModelError;

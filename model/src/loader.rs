@@ -55,9 +55,17 @@ impl Weights {
     /// [`ModelError::Invalid`] naming every tensor that is missing, unexpected, of another shape or type, or not
     /// finite.
     pub fn from_safetensors(bytes: &[u8], expected: &[Expected]) -> Result<Self, ModelError> {
+        Self::check(WEIGHTS_FILE, bytes, expected)
+    }
+
+    /// As [`Weights::from_safetensors`], for a file that is called `file_name` in errors.
+    ///
+    /// # Errors
+    /// As [`Weights::from_safetensors`].
+    pub fn check(file_name: &str, bytes: &[u8], expected: &[Expected]) -> Result<Self, ModelError> {
         let file = SafeTensors::deserialize(bytes).map_err(|error| ModelError::Invalid {
             problems: vec![format!(
-                "{WEIGHTS_FILE}: not a whole safetensors file ({} bytes): {error}",
+                "{file_name}: not a whole safetensors file ({} bytes): {error}",
                 bytes.len()
             )],
         })?;
@@ -67,14 +75,12 @@ impl Weights {
         let mut tensors = BTreeMap::new();
         for (name, shape) in expected {
             let Ok(view) = file.tensor(name) else {
-                problems.push(format!(
-                    "{WEIGHTS_FILE}: {name}: missing, expected shape {shape:?}"
-                ));
+                problems.push(format!("{file_name}: {name}: missing, expected shape {shape:?}"));
                 continue;
             };
             if view.shape() != shape.as_slice() {
                 problems.push(format!(
-                    "{WEIGHTS_FILE}: {name}: expected shape {shape:?}, found {:?}",
+                    "{file_name}: {name}: expected shape {shape:?}, found {:?}",
                     view.shape()
                 ));
                 continue;
@@ -86,7 +92,7 @@ impl Weights {
                 Dtype::F64 => DType::F64,
                 other => {
                     problems.push(format!(
-                        "{WEIGHTS_FILE}: {name}: expected type F16, BF16, F32 or F64, found {other:?}"
+                        "{file_name}: {name}: expected type F16, BF16, F32 or F64, found {other:?}"
                     ));
                     continue;
                 }
@@ -96,7 +102,7 @@ impl Weights {
             let bad = count_non_finite(&tensor)?;
             if bad > 0 {
                 problems.push(format!(
-                    "{WEIGHTS_FILE}: {name}: expected finite values, found {bad} that are infinite or not a number"
+                    "{file_name}: {name}: expected finite values, found {bad} that are infinite or not a number"
                 ));
                 continue;
             }
@@ -110,7 +116,7 @@ impl Weights {
         unexpected.sort_unstable();
         for name in unexpected {
             problems.push(format!(
-                "{WEIGHTS_FILE}: {name}: not a tensor of this architecture and configuration"
+                "{file_name}: {name}: not a tensor of this architecture and configuration"
             ));
         }
         if problems.is_empty() {
@@ -131,6 +137,17 @@ impl Weights {
                 .shape()
                 .to_vec(),
         )
+    }
+
+    /// The tensors whose names begin with `prefix`, under the rest of their names: a part of a larger model.
+    pub fn under(&self, prefix: &str) -> Self {
+        let tensors = self.tensors.iter();
+        Self {
+            tensors: tensors
+                .filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor.clone())))
+                .collect(),
+            dtype: self.dtype,
+        }
     }
 
     /// Type of all tensors: `f32` or `f64`.

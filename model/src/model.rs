@@ -7,13 +7,14 @@ use std::time::Duration;
 use waxwing_frontend::features::FeatureConfig;
 
 use crate::architecture;
-use crate::config::{Config, CtcConfig};
+use crate::config::{Config, CtcConfig, EncoderConfig};
 use crate::device::Device;
 use crate::encoder::{Geometry, StateCache, StepRow, StreamingEncoder};
 use crate::error::ModelError;
 use crate::loader::{self, WEIGHTS_FILE, Weights};
 use crate::module::head_classes;
 use crate::tokens::Tokens;
+use crate::transducer::Networks;
 
 /// Name of the configuration in a model directory.
 pub const CONFIG_FILE: &str = "config.json";
@@ -35,6 +36,7 @@ pub struct Model {
     features: FeatureConfig,
     tokens: Arc<Tokens>,
     encoder: Box<dyn StreamingEncoder>,
+    transducer: Option<Arc<Networks>>,
 }
 
 impl std::fmt::Debug for Model {
@@ -100,21 +102,8 @@ impl Model {
         let Some(config) = config else {
             return Err(ModelError::Invalid { problems });
         };
-        match (&config.ctc, &tokens) {
-            (None, _) => {
-                problems.push(format!(
-                    "{CONFIG_FILE}: ctc: missing, a served model needs a CTC head"
-                ));
-            }
-            (Some(CtcConfig { blank }), Some(tokens)) if *blank != tokens.blank() as usize => {
-                problems.push(format!(
-                    "{CONFIG_FILE}: ctc.blank: expected {} (the line of <blank> in {TOKENS_FILE}), found {blank}",
-                    tokens.blank()
-                ));
-            }
-            _ => {}
-        }
-        let num_features = architecture::geometry(&config.encoder).map(|geometry| geometry.num_features);
+        problems.extend(decoder_problem(&config, tokens.as_ref()));
+        let num_features = architecture::served_num_features(&config);
         match &config.features {
             None => problems.push(format!(
                 "{CONFIG_FILE}: features: missing, a served model needs them"
@@ -146,6 +135,10 @@ impl Model {
         match (weights, tokens, config.features.clone()) {
             (Some(weights), Some(tokens), Some(features)) if problems.is_empty() => Ok(Self {
                 encoder: architecture::streaming_encoder(&config, &weights, device)?,
+                transducer: match &config.encoder {
+                    EncoderConfig::EmformerRnnt(sizes) => Some(Arc::new(Networks::new(sizes, &weights)?)),
+                    _ => None,
+                },
                 config,
                 features,
                 tokens: Arc::new(tokens),
@@ -179,7 +172,13 @@ impl Model {
         &self.tokens
     }
 
-    /// What a step consumes and produces; `output_dim` is the number of classes.
+    /// Predictor and joiner of a transducer, whose steps give encoder frames; `None` for a model whose steps give log-probs.
+    pub fn transducer(&self) -> Option<&Arc<Networks>> {
+        self.transducer.as_ref()
+    }
+
+    /// What a step consumes and produces; `output_dim` is the number of classes, or the width of an encoder frame of a
+    /// transducer.
     pub fn geometry(&self) -> &Geometry {
         self.encoder.geometry()
     }
@@ -230,6 +229,34 @@ impl Model {
     /// As [`StreamingEncoder::step`].
     pub fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), ModelError> {
         self.encoder.step(rows)
+    }
+}
+
+/// What keeps the encoder's output from becoming the words of `tokens.txt`.
+fn decoder_problem(config: &Config, tokens: Option<&Tokens>) -> Option<String> {
+    let blank = tokens.map(|tokens| tokens.blank() as usize);
+    match (&config.encoder, &config.ctc, blank) {
+        (EncoderConfig::EmformerRnnt(_), Some(_), _) => Some(format!(
+            "{CONFIG_FILE}: ctc: not for a transducer, whose joiner scores the classes"
+        )),
+        (EncoderConfig::EmformerRnnt(sizes), None, Some(blank)) => {
+            let classes = tokens.map_or(0, Tokens::len);
+            (classes != sizes.num_symbols || blank + 1 != classes).then(|| {
+                format!(
+                    "{TOKENS_FILE}: expected {} tokens, the last one <blank>, found {classes} and <blank> as number {}",
+                    sizes.num_symbols,
+                    blank + 1
+                )
+            })
+        }
+        (EncoderConfig::EmformerRnnt(_), None, None) => None,
+        (_, None, _) => Some(format!(
+            "{CONFIG_FILE}: ctc: missing, a served model needs a CTC head"
+        )),
+        (_, Some(CtcConfig { blank }), Some(expected)) if *blank != expected => Some(format!(
+            "{CONFIG_FILE}: ctc.blank: expected {expected} (the line of <blank> in {TOKENS_FILE}), found {blank}"
+        )),
+        _ => None,
     }
 }
 

@@ -61,6 +61,30 @@ impl MelBank {
         }))
     }
 
+    /// torchaudio's default bank: triangles of height 1 that are straight in Hz, with corners on the HTK scale
+    /// 2595·log10(1 + f/700), from 0 Hz to half the rate.
+    pub(crate) fn htk(rate_hz: u32, n_fft: usize, num_mels: usize) -> Self {
+        let nyquist = f64::from(rate_hz) / 2.0;
+        let top = 2_595.0 * (1.0 + nyquist / 700.0).log10();
+        let edge = |index: usize| {
+            let mel = top * index as f64 / (num_mels + 1) as f64;
+            700.0 * (10f64.powf(mel / 2_595.0) - 1.0)
+        };
+        let num_bins = n_fft / 2 + 1;
+        // torchaudio spreads the bins evenly up to half the rate, also where `n_fft` is odd.
+        let bin_hz = |bin: usize| nyquist * bin as f64 / (num_bins - 1) as f64;
+        Self::from_rows((0..num_mels).map(|index| {
+            let (left, centre, right) = (edge(index), edge(index + 1), edge(index + 2));
+            (0..num_bins)
+                .map(|bin| {
+                    let rise = (bin_hz(bin) - left) / (centre - left);
+                    let fall = (right - bin_hz(bin)) / (right - centre);
+                    rise.min(fall).max(0.0) as f32
+                })
+                .collect()
+        }))
+    }
+
     /// Kaldi's bank: triangles whose slopes are straight on the scale 1127·ln(1 + f/700), of height 1, over the bins below
     /// half the rate.
     pub(crate) fn kaldi(rate_hz: u32, n_fft: usize, num_mels: usize, low_hz: f32, high_hz: f32) -> Self {

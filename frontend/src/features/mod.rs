@@ -9,11 +9,13 @@ pub mod fbank;
 pub mod lfr;
 pub mod log_mel;
 mod mel;
+pub mod mel_windows;
 
 pub use cmvn::Cmvn;
 pub use fbank::{KaldiFbank, KaldiFbankConfig, WindowType};
 pub use lfr::{FrameStacker, LfrConfig};
 pub use log_mel::{StreamingLogMel, StreamingLogMelConfig};
+pub use mel_windows::{MelWindows, MelWindowsConfig};
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +31,8 @@ pub enum FeatureConfig {
     StreamingLogMel(StreamingLogMelConfig),
     /// Kaldi's filter bank, with stacking and normalisation where they are set.
     KaldiFbank(KaldiFbankConfig),
+    /// The windows of torchaudio's streaming RNN-T.
+    MelWindows(MelWindowsConfig),
 }
 
 impl Default for FeatureConfig {
@@ -43,6 +47,7 @@ impl FeatureConfig {
         match self {
             FeatureConfig::StreamingLogMel(config) => config.num_mels,
             FeatureConfig::KaldiFbank(config) => config.num_features(),
+            FeatureConfig::MelWindows(config) => config.num_features(),
         }
     }
 
@@ -51,6 +56,7 @@ impl FeatureConfig {
         match self {
             FeatureConfig::StreamingLogMel(config) => config.hop,
             FeatureConfig::KaldiFbank(config) => config.frame_shift_samples(rate_hz),
+            FeatureConfig::MelWindows(config) => config.frame_shift_samples(),
         }
     }
 
@@ -64,6 +70,7 @@ impl FeatureConfig {
         crate::error::check_rate(rate_hz)?;
         Ok(match self {
             FeatureConfig::StreamingLogMel(config) => Box::new(StreamingLogMel::new(config, rate_hz)?),
+            FeatureConfig::MelWindows(config) => Box::new(MelWindows::new(config, rate_hz)?),
             FeatureConfig::KaldiFbank(config) => {
                 let bank = KaldiFbank::new(config, rate_hz)?;
                 if config.lfr.is_none() && config.cmvn.is_none() {

@@ -2,10 +2,12 @@
 
 mod bench;
 mod check;
+mod convert;
 mod decode;
 mod encode;
 mod health;
 mod models;
+mod run;
 mod serve;
 mod settings;
 mod transcribe;
@@ -68,6 +70,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         "health" => parsed(matches).and_then(|arguments| health::run(&arguments)),
         "decode" => parsed(matches).and_then(|arguments| decode::run(&arguments)),
         "encode" => parsed(matches).and_then(|arguments| encode::run(&arguments)),
+        "convert" => parsed(matches).and_then(convert::run),
+        "run" => parsed(matches).and_then(|arguments| run::run(&arguments)),
         "bench" => parsed(matches).and_then(bench::run),
         _ => Err(Failure::Usage(anyhow::anyhow!("unknown command `{verb}`"))),
     };
@@ -133,6 +137,8 @@ pub fn command() -> Command {
         .subcommand(health::Arguments::augment_args(verb("health", "Ask a running server whether it is ready: exit 0 or 1, for HEALTHCHECK")))
         .subcommand(decode::Arguments::augment_args(verb("decode", "Run a CTC decoder on the log-probs of a file")))
         .subcommand(encode::Arguments::augment_args(verb("encode", "Run a model's encoder on tensors of a file")))
+        .subcommand(convert::Arguments::augment_args(verb("convert", "Make a model directory of a public checkpoint, reading it as data")))
+        .subcommand(run::Arguments::augment_args(verb("run", "Run any module of a model directory on tensors of a file")))
         .subcommand(bench::Arguments::augment_args(verb("bench", "Measure a running server with paced sessions, or a model alone")))
 }
 

@@ -20,6 +20,8 @@ pub(super) struct Layout {
     memories: usize,
     num_layers: usize,
     stem_len: usize,
+    /// Every step brings its right context, instead of finding the last one's in the state.
+    pub(super) whole_windows: bool,
 }
 
 impl Layout {
@@ -32,7 +34,13 @@ impl Layout {
             memories: encoder.max_memory_size,
             num_layers: encoder.num_layers,
             stem_len,
+            whole_windows: false,
         }
+    }
+
+    /// Whether a step takes its whole window from the new frames, and none from the state.
+    pub(super) fn brings_window(&self, steps: u64) -> bool {
+        steps == 0 || self.whole_windows
     }
 
     /// Values of one layer.
@@ -111,7 +119,12 @@ impl Layout {
                     actual,
                 });
             }
-            let expected = geometry.frames_needed(step.state.steps) * geometry.num_features;
+            let age = if self.brings_window(step.state.steps) {
+                0
+            } else {
+                step.state.steps
+            };
+            let expected = geometry.frames_needed(age) * geometry.num_features;
             let actual = step.features.len();
             if expected != actual {
                 return Err(ModelError::FeatureCount {

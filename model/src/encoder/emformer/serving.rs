@@ -142,6 +142,14 @@ impl Emformer {
         })
     }
 
+    /// Lets every step bring a whole window, segment and right context, as a first step does. For a model without a stem,
+    /// whose right context was computed for the window alone, as torchaudio streams an RNN-T.
+    pub(crate) fn with_whole_windows(mut self) -> Self {
+        debug_assert!(self.stem.is_none(), "a stem carries frames from step to step");
+        self.layout.whole_windows = true;
+        self
+    }
+
     fn step_group(&self, rows: &mut [StepRow<'_>], scratch: &mut Scratch) {
         let dim = self.encoder.dim();
         let segment = self.encoder.segment_length;
@@ -197,7 +205,7 @@ impl Emformer {
         scratch.stream.clear();
         let mut embedded = scratch.embedded.as_slice();
         for row in rows.iter_mut() {
-            let is_first = row.state.steps == 0;
+            let is_first = self.layout.brings_window(row.state.steps);
             let pending = &mut row.state.values[stem_len..][..right * dim];
             let new_frames = if is_first { segment + right } else { segment };
             let (new, rest) = embedded.split_at(new_frames * dim);
