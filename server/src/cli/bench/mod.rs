@@ -16,6 +16,7 @@ use waxwing_frontend::pcm::ChannelSelection;
 
 use self::client::{Clip, Target};
 use self::report::{Process, Row};
+use self::steps::Layout;
 use super::{Failure, Outcome, serve};
 
 /// How fast audio is sent.
@@ -45,9 +46,9 @@ pub(super) struct Arguments {
     /// Sessions in one step, for `--model`; one row each
     #[arg(long, value_delimiter = ',', default_value = "1,8,32", requires = "model")]
     batch: Vec<usize>,
-    /// Threads that step at once, for `--model`
-    #[arg(long, default_value_t = 1, requires = "model")]
-    threads: usize,
+    /// Numbers of threads that step at once, for `--model`; with 1 among them, the others are compared with it
+    #[arg(long, value_delimiter = ',', default_value = "1", requires = "model")]
+    threads: Vec<usize>,
     /// How fast it is said
     #[arg(long, value_enum, default_value = "realtime")]
     pace: Pace,
@@ -73,14 +74,12 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: Arguments) -> Outcome {
     if let Some(directory) = &arguments.model {
-        let Arguments {
-            batch,
-            threads,
-            csv,
-            json,
-            ..
-        } = &arguments;
-        return steps::run(directory, batch, *threads, *csv, *json);
+        let layout = match (arguments.json, arguments.csv) {
+            (true, _) => Layout::Json,
+            (_, true) => Layout::Csv,
+            _ => Layout::Table,
+        };
+        return steps::run(directory, &arguments.batch, &arguments.threads, layout);
     }
     if arguments.sessions.is_empty() || arguments.sessions.contains(&0) {
         return Err(Failure::Usage(anyhow::anyhow!(

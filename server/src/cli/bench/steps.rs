@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
+use serde::Serialize;
 use waxwing_model::{Model, bench};
 
 use super::super::{Failure, Outcome};
@@ -12,75 +13,142 @@ use super::super::{Failure, Outcome};
 /// Time that each batch size is measured for.
 const MEASURED: Duration = Duration::from_secs(1);
 
-/// Measures every batch size and writes one row for each.
-pub(super) fn run(
-    directory: &Path,
-    batches: &[usize],
+/// How the rows are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layout {
+    Table,
+    Json,
+    Csv,
+}
+
+/// One number of threads with one batch size.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Row {
+    model: String,
     threads: usize,
-    as_csv: bool,
-    as_json: bool,
-) -> Outcome {
-    if batches.is_empty() || batches.contains(&0) || threads == 0 {
+    batch: usize,
+    step_ms: f64,
+    streams: f64,
+    streams_undisturbed: f64,
+    /// Undisturbed streams in those of one thread with the same batch, if that was measured, too.
+    times_one_thread: Option<f64>,
+    percent_of_peak: f64,
+}
+
+/// Measures every batch size with every number of threads and writes one row for each.
+pub(super) fn run(directory: &Path, batches: &[usize], threads: &[usize], layout: Layout) -> Outcome {
+    if batches.is_empty() || batches.contains(&0) || threads.is_empty() || threads.contains(&0) {
         return Err(Failure::Usage(anyhow::anyhow!(
-            "`--batch` and `--threads` need numbers above 0"
+            "`--batch` and `--threads` need numbers above 0, such as 1,8,32"
         )));
     }
     let model = Model::load(directory)?;
-    let peak = bench::peak(threads);
-    let mut rows = Vec::new();
-    for &batch in batches {
-        rows.push(bench::measure(&model, batch, threads, MEASURED, peak)?);
-    }
-    let mut text = String::new();
-    if as_json {
-        let rows: Vec<_> = rows
-            .iter()
-            .map(|row| {
-                serde_json::json!({
-                    "model": model.id(), "threads": row.threads, "batch": row.batch,
-                    "step_ms": row.step.as_secs_f64() * 1e3, "streams": row.streams,
-                    "streams_undisturbed": row.streams_undisturbed, "percent_of_peak": row.percent_of_peak,
-                })
-            })
-            .collect();
-        writeln!(text, "{}", serde_json::Value::from(rows))?;
-    } else {
-        if as_csv {
-            writeln!(
-                text,
-                "model,threads,batch,step_ms,streams,streams_undisturbed,percent_of_peak"
-            )?;
-        } else {
-            let products = model.products_per_step() as f64 / 1e6;
-            writeln!(text, "{}: {products:.0} M multiply-adds a step", model.id())?;
-            writeln!(
-                text,
-                "{threads} threads, matrix-product peak {:.1} G multiply-adds/s",
-                peak / 1e9
-            )?;
-            writeln!(text, "batch   step ms   streams   undisturbed   % of peak")?;
-        }
-        for row in &rows {
-            let step = row.step.as_secs_f64() * 1e3;
-            let (streams, undisturbed, percent) = (row.streams, row.streams_undisturbed, row.percent_of_peak);
-            if as_csv {
-                let id = model.id();
-                let batch = row.batch;
-                writeln!(
-                    text,
-                    "{id},{threads},{batch},{step:.2},{streams:.1},{undisturbed:.1},{percent:.0}"
-                )?;
-            } else {
-                let batch = row.batch;
-                writeln!(
-                    text,
-                    "{batch:5} {step:9.2} {streams:9.1} {undisturbed:13.1} {percent:11.0}"
-                )?;
-            }
+    let mut rows: Vec<Row> = Vec::new();
+    let mut peaks = Vec::new();
+    for &threads in threads {
+        let peak = bench::peak(threads);
+        peaks.push((threads, peak));
+        for &batch in batches {
+            let measured = bench::measure(&model, batch, threads, MEASURED, peak)?;
+            let one = match rows.iter().find(|row| row.threads == 1 && row.batch == batch) {
+                Some(row) => Some(row.streams_undisturbed),
+                None => (threads == 1).then_some(measured.streams_undisturbed),
+            };
+            rows.push(Row {
+                model: model.id().into(),
+                threads,
+                batch,
+                step_ms: rounded(measured.step.as_secs_f64() * 1e3, 2),
+                streams: rounded(measured.streams, 1),
+                streams_undisturbed: rounded(measured.streams_undisturbed, 1),
+                times_one_thread: one.map(|one| rounded(measured.streams_undisturbed / one, 2)),
+                percent_of_peak: rounded(measured.percent_of_peak, 0),
+            });
         }
     }
+    let text = match layout {
+        Layout::Json => serde_json::to_string(&rows)? + "\n",
+        Layout::Csv => csv(&rows),
+        Layout::Table => table(&model, &peaks, &rows),
+    };
     use std::io::Write as _;
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;
     Ok(out.flush()?)
+}
+
+fn rounded(value: f64, digits: i32) -> f64 {
+    let scale = 10_f64.powi(digits);
+    (value * scale).round() / scale
+}
+
+fn csv(rows: &[Row]) -> String {
+    let mut text =
+        "model,threads,batch,step_ms,streams,streams_undisturbed,times_one_thread,percent_of_peak\n"
+            .to_string();
+    for row in rows {
+        let times = row.times_one_thread.map(|times| times.to_string());
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{},{},{},{},{},{},{},{}",
+            row.model,
+            row.threads,
+            row.batch,
+            row.step_ms,
+            row.streams,
+            row.streams_undisturbed,
+            times.unwrap_or_default(),
+            row.percent_of_peak
+        );
+    }
+    text
+}
+
+fn table(model: &Model, peaks: &[(usize, f64)], rows: &[Row]) -> String {
+    let products = model.products_per_step() as f64 / 1e6;
+    let mut text = format!("{}: {products:.0} M multiply-adds a step\n", model.id());
+    for (threads, peak) in peaks {
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{threads} threads: matrix-product peak {:.1} G multiply-adds/s",
+            peak / 1e9
+        );
+    }
+    text.push_str("threads   batch   step ms   streams   undisturbed   × one thread   % of peak\n");
+    for row in rows {
+        let times = row
+            .times_one_thread
+            .map_or_else(|| "-".into(), |times| format!("{times:.2}"));
+        let _ = writeln!(
+            text,
+            "{:7} {:7} {:9.2} {:9.1} {:13.1} {times:>14} {:11.0}",
+            row.threads, row.batch, row.step_ms, row.streams, row.streams_undisturbed, row.percent_of_peak
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn csv_has_as_many_cells_as_names_and_leaves_unknown_ones_empty() {
+        let row = Row {
+            model: "m".into(),
+            threads: 2,
+            batch: 8,
+            step_ms: 1.25,
+            streams: 40.0,
+            streams_undisturbed: 44.4,
+            times_one_thread: None,
+            percent_of_peak: 71.0,
+        };
+        let text = csv(&[row]);
+        let columns: Vec<usize> = text.lines().map(|line| line.split(',').count()).collect();
+        assert_eq!(columns, [8, 8]);
+        assert!(text.ends_with("m,2,8,1.25,40,44.4,,71\n"), "{text}");
+    }
 }
