@@ -10,6 +10,7 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 /// Debian's `pocketsphinx-testdata`: the real speech of the tests.
@@ -28,13 +29,27 @@ impl Server {
     /// # Errors
     /// When the binary is missing, exits, or is not ready within a minute.
     pub async fn start(arguments: &[&str]) -> Result<Self> {
+        Self::start_logged(arguments, &[], Stdio::null(), Stdio::null()).await
+    }
+
+    /// As [`start`](Self::start), with further variables and with what it writes going elsewhere.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_logged(
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+        stdout: Stdio,
+        stderr: Stdio,
+    ) -> Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let binary = binary();
         let child = Command::new(&binary)
             .args(["serve", "--port", &port.to_string()])
             .args(arguments)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .envs(variables.iter().copied())
+            .stdout(stdout)
+            .stderr(stderr)
             .spawn()
             .with_context(|| {
                 format!(
@@ -95,9 +110,52 @@ impl Server {
     /// # Errors
     /// When the server refuses it.
     pub async fn session(&self) -> Result<Session> {
+        self.session_with(None).await
+    }
+
+    /// Opens a native session with a key.
+    ///
+    /// # Errors
+    /// When the server refuses it.
+    pub async fn session_with(&self, key: Option<&str>) -> Result<Session> {
         let url = format!("ws://127.0.0.1:{}/v1/stream", self.port);
-        let (socket, _) = tokio_tungstenite::connect_async(url).await?;
+        let mut request = url.into_client_request()?;
+        if let Some(key) = key {
+            let value = format!("Bearer {key}").parse()?;
+            request.headers_mut().insert("authorization", value);
+        }
+        let (socket, _) = tokio_tungstenite::connect_async(request).await?;
         Ok(Session { socket })
+    }
+
+    /// Posts a file with further form fields to `/v1/audio/transcriptions`; the whole answer, head and body.
+    ///
+    /// # Errors
+    /// When the connection breaks or the answer is no text.
+    pub async fn post(&self, key: &str, file: &[u8], fields: &[(&str, &str)]) -> Result<String> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut body = Vec::new();
+        for (name, value) in fields {
+            let part = format!("--X\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n");
+            body.extend_from_slice(part.as_bytes());
+        }
+        body.extend_from_slice(
+            b"--X\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n",
+        );
+        body.extend_from_slice(file);
+        body.extend_from_slice(b"\r\n--X--\r\n");
+        let head = format!(
+            "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+             Authorization: Bearer {key}\r\nContent-Type: multipart/form-data; boundary=X\r\n\
+             Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut socket = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        socket.write_all(head.as_bytes()).await?;
+        socket.write_all(&body).await?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await?;
+        Ok(answer)
     }
 
     /// Resident memory in KiB and open file descriptors.
@@ -184,11 +242,18 @@ impl Session {
 /// # Errors
 /// When the clip is not installed.
 pub fn librivox(number: &str) -> Result<Vec<u8>> {
+    let file = librivox_file(number)?;
+    Ok(file.get(44..).context("a wav file without samples")?.to_vec())
+}
+
+/// The whole wav file of a LibriVox clip, by the last digits of its name.
+///
+/// # Errors
+/// When the clip is not installed.
+pub fn librivox_file(number: &str) -> Result<Vec<u8>> {
     let name = format!("sense_and_sensibility_01_austen_64kb-{number}.wav");
     let path = Path::new(RECORDINGS).join("librivox").join(name);
-    let bytes = std::fs::read(&path)
-        .with_context(|| format!("{} is missing: tests/run installs it", path.display()))?;
-    Ok(bytes.get(44..).context("a wav file without samples")?.to_vec())
+    std::fs::read(&path).with_context(|| format!("{} is missing: tests/run installs it", path.display()))
 }
 
 /// Where the release binary is: `WAXWING_BIN`, or beside this package's own build.
