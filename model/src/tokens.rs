@@ -183,7 +183,7 @@ impl Tokens {
     }
 
     /// Bytes of the longest spelling.
-    pub(crate) fn longest_spelling(&self) -> usize {
+    pub fn longest_spelling(&self) -> usize {
         self.tokens
             .iter()
             .map(|token| token.name.len() - token.spelling_from)

@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use waxwing_frontend::pcm::ChannelSelection;
-use waxwing_model::transcript::{Endpointing, TranscriberOptions};
+use waxwing_model::transcript::{Decoding, Endpointing, TranscriberOptions};
 
 use crate::auth::Access;
 use crate::engine::{AudioFormat, Class, Engine, EngineState, OpenError, Stream, StreamRequest};
@@ -30,6 +30,8 @@ pub struct App {
     pub latencies: Vec<Latency>,
     /// What each of them was trained on, in the same order.
     pub languages: Vec<String>,
+    /// How words are searched for where the client does not say.
+    pub decoding: Decoding,
     /// Who may use the server.
     pub access: Access,
     /// What they may ask for.
@@ -127,14 +129,14 @@ pub fn live_request(parameters: &Parameters) -> StreamRequest {
             selection,
         },
         partials: parameters.partials,
-        transcriber: transcriber_options(parameters.endpointing),
+        transcriber: transcriber_options(parameters.endpointing, parameters.decoding),
     }
 }
 
-/// What the client says of endpoints over the model's defaults.
-pub fn transcriber_options(wanted: native::Endpointing) -> TranscriberOptions {
+/// What the client says of endpoints over the model's defaults, and how words are searched for.
+pub fn transcriber_options(wanted: native::Endpointing, decoding: Decoding) -> TranscriberOptions {
     TranscriberOptions {
         endpointing: wanted.over(Endpointing::default()),
-        ..TranscriberOptions::default()
+        decoding,
     }
 }

@@ -6,12 +6,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use waxwing_model::transcript::Decoding;
+
 use crate::auth::Secret;
 use crate::device::DeviceChoice;
-use crate::limits::Limits;
+use crate::limits::{self, Limits};
 
 /// What `serve` runs with.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Address to listen on.
     pub host: IpAddr,
@@ -35,6 +37,8 @@ pub struct Config {
     pub slots: usize,
     /// Audio that may wait in a session before its socket is no longer read.
     pub backlog: Duration,
+    /// How words are searched for where the client does not say.
+    pub decoding: Decoding,
     /// Filter of the log, as of `tracing`.
     pub log: String,
     /// Log in JSON.
@@ -57,6 +61,7 @@ impl Default for Config {
             threads: 0,
             slots: 0,
             backlog: Duration::from_secs(10),
+            decoding: Decoding::default(),
             log: "info".into(),
             log_json: false,
             limits: Limits::default(),
@@ -114,6 +119,8 @@ pub const SETTINGS: &[Setting] = &[
         apply: |config, text| { config.slots = in_range(text, 0, 100_000)?; Ok(()) } },
     Setting { key: "backlog_seconds", value_name: "S", help: "Audio that may wait in a session before its socket is no longer read [default: 10]",
         apply: |config, text| { config.backlog = seconds(text, 1, 600)?; Ok(()) } },
+    Setting { key: "beam_width", value_name: "N", help: "Hypotheses that the decoder keeps where a client does not say; 1 is the best path, wider beams cost processor time [default: 1]",
+        apply: |config, text| { config.decoding.beam_width = in_range(text, 1, limits::BEAM_WIDTH)?; Ok(()) } },
     Setting { key: "max_connections", value_name: "N", help: "Open connections; more wait in the system's queue [default: 4096]",
         apply: |config, text| { config.limits.connections = in_range(text, 1, 1_000_000)?; Ok(()) } },
     Setting { key: "idle_seconds", value_name: "S", help: "A session with neither audio nor keepalive for so long is ended [default: 30]",

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use waxwing_frontend::container::{AudioFile, ContainerError, DecodeLimits};
 use waxwing_frontend::pcm::ChannelSelection;
+use waxwing_model::transcript::{Decoding, TranscriberOptions};
 
 use crate::engine::{AudioFormat, Class, Engine, Event, Input, OpenError, Stream, StreamRequest, Utterance};
 use crate::limits::{self, Limits};
@@ -95,6 +96,8 @@ pub struct FileRequest {
     pub selection: ChannelSelection,
     /// Id of a loaded model.
     pub model: String,
+    /// How words are searched for.
+    pub decoding: Decoding,
 }
 
 /// What is known of a file when it is open.
@@ -177,7 +180,10 @@ impl FileTranscription {
             input_rate_hz: header.rate_hz,
             format: AudioFormat::Samples,
             partials: false,
-            ..StreamRequest::default()
+            transcriber: TranscriberOptions {
+                decoding: request.decoding,
+                ..TranscriberOptions::default()
+            },
         })?;
         Ok(Self {
             stream,

@@ -7,6 +7,8 @@ pub mod app;
 pub mod auth;
 pub mod catalog;
 pub mod cli;
+#[cfg(test)]
+mod codes_tests;
 pub mod config;
 pub mod device;
 pub mod engine;

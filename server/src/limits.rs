@@ -4,12 +4,12 @@ use std::time::Duration;
 
 /// Largest WebSocket message, in bytes; part of the native protocol.
 pub const MESSAGE_BYTES: usize = 256 * 1024;
+/// Longest id of a `flush`, in bytes; part of the native protocol.
+pub const FLUSH_ID_BYTES: usize = 256;
 /// Messages that may be misunderstood before the next one is an error.
 pub const BAD_MESSAGES: u64 = 10;
 /// Ping every so often: below the 60 s after which common proxies drop a silent connection.
 pub const PING_INTERVAL: Duration = Duration::from_secs(20);
-/// A client that takes nothing for so long is closed.
-pub const SLOW_READER: Duration = Duration::from_secs(10);
 /// A request's headers must be complete after so long.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest request head, in bytes.
@@ -22,6 +22,8 @@ pub const SESSION_NOTICE: Duration = Duration::from_secs(60);
 pub const RATES_HZ: std::ops::RangeInclusive<u32> = 8_000..=192_000;
 /// Most interleaved channels.
 pub const CHANNELS: u16 = 8;
+/// Widest beam that a client may ask for: a wider one would make the others of its batch late.
+pub const BEAM_WIDTH: usize = 64;
 /// Longest form field that is no file, in bytes.
 pub const FIELD_BYTES: usize = 64 * 1024;
 
@@ -34,6 +36,8 @@ pub struct Limits {
     pub idle: Duration,
     /// Longest session; zero is without end.
     pub session: Duration,
+    /// A client that takes nothing for so long is closed. No setting: the protocol says 10 s.
+    pub slow_reader: Duration,
     /// Largest request body, in bytes.
     pub body_bytes: usize,
     /// Files that are received and transcribed at the same time.
@@ -52,6 +56,7 @@ impl Default for Limits {
             connections: 4096,
             idle: Duration::from_secs(30),
             session: Duration::from_secs(4 * 3600),
+            slow_reader: Duration::from_secs(10),
             body_bytes: 100 * 1024 * 1024,
             files: 8,
             file_audio: Duration::from_secs(4 * 3600),

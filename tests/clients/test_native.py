@@ -89,6 +89,24 @@ def test_flush_answers_and_the_stream_goes_on(server, clips):
     assert before[-1]["end"] <= after[0]["start"]
 
 
+def test_a_silent_client_is_told_how_far_it_is_heard(server):
+    async def run():
+        async with websockets.connect(f"{server.url.replace('http', 'ws')}/v1/stream") as socket:
+            await socket.send(bytes(2 * 16000 * 3))
+            heard = []
+            while not heard or heard[-1]["audio_processed"] < 1.9:
+                event = json.loads(await socket.recv())
+                if event["type"] == "partial":
+                    heard.append(event)
+            await socket.send(json.dumps({"type": "stop"}))
+            return heard, await until_close(socket)
+
+    heard, rest = asyncio.run(run())
+    assert all(event["text"] == "" and event["stable_words"] == 0 for event in heard)
+    assert all(event["start"] == event["end"] == event["audio_processed"] for event in heard)
+    assert rest[-1]["type"] == "done" and rest[-1]["utterances"] == 0
+
+
 def test_an_unknown_encoding_is_an_error_that_names_the_known_ones(server):
     async def run():
         async with websockets.connect(f"{server.url.replace('http', 'ws')}/v1/stream") as socket:

@@ -4,10 +4,11 @@ use std::io::Write;
 use std::net::SocketAddr;
 
 use clap::ArgMatches;
-
-use super::{Failure, Outcome, serve, settings};
+use waxwing_model::Model;
 use waxwing_model::device::Device;
 
+use super::{Failure, Outcome, serve, settings};
+use crate::engine::{EngineOptions, SessionBytes, microphone};
 use crate::{catalog, server};
 
 /// Says that the settings are good, or everything that is wrong with them.
@@ -23,13 +24,8 @@ pub(super) fn doctor(matches: &ArgMatches) -> Outcome {
     let config = settings::read(matches)?;
     let mut report = Report::default();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    report.good(
-        "cores",
-        format!(
-            "{cores}, {} workers",
-            serve::engine_options(&config, &Device::Cpu).workers
-        ),
-    );
+    let options = serve::engine_options(&config, &Device::Cpu);
+    report.good("cores", format!("{cores}, {} workers", options.workers));
     report.good("processor", instructions());
     match free_memory_mib() {
         Some(mib) => report.good("memory", format!("{mib} MiB free")),
@@ -45,8 +41,10 @@ pub(super) fn doctor(matches: &ArgMatches) -> Outcome {
     match catalog::load(&config.models, &Device::Cpu) {
         Ok(models) => {
             for model in models {
-                let state_kib = model.new_state().values.len() * size_of::<f32>() / 1024;
-                report.good("model", format!("{}, {state_kib} KiB a session", model.id()));
+                report.good(
+                    "model",
+                    format!("{}, {}", model.id(), session_bytes(&model, &options)?),
+                );
             }
         }
         Err(error) => report.bad("model", format!("{error:#}")),
@@ -72,6 +70,19 @@ pub(super) fn doctor(matches: &ArgMatches) -> Outcome {
         None => report.good("files", "unknown on this system".into()),
     }
     report.print()
+}
+
+/// What a session may hold, as `/metrics` publishes it.
+fn session_bytes(model: &Model, options: &EngineOptions) -> anyhow::Result<String> {
+    let [at_16, at_48] =
+        [16_000, 48_000].map(|rate| SessionBytes::of(model, options, &microphone(options, rate)));
+    let (at_16, at_48) = (at_16?, at_48?);
+    Ok(format!(
+        "a session holds {} KiB before its audio, at most {} KiB at 16 kHz and {} KiB at 48 kHz",
+        at_16.idle / 1024,
+        at_16.most / 1024,
+        at_48.most / 1024
+    ))
 }
 
 #[derive(Debug, Default)]

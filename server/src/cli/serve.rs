@@ -77,6 +77,7 @@ pub(super) fn engine_options(config: &Config, device: &Device) -> EngineOptions 
         options.workers = 1;
     }
     options.slots = (config.slots > 0).then_some(config.slots);
+    options.decoding = config.decoding;
     options
 }
 
@@ -139,6 +140,7 @@ async fn start(config: &Config, device: Device) -> anyhow::Result<App> {
             config.hosts.clone(),
             config.origins.clone(),
         ),
+        decoding: config.decoding,
         uploads: Arc::new(Semaphore::new(config.limits.files)),
         limits: config.limits.clone(),
         metrics,

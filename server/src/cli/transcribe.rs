@@ -12,6 +12,8 @@ use super::{Failure, Outcome, serve, settings};
 use crate::engine::Engine;
 use crate::files::{FileRequest, FileTranscription, Progress, Source, Transcript};
 use crate::limits::Limits;
+use crate::session::parameters;
+use crate::wire::native::Decoding;
 use crate::wire::{subtitles, transcription as wire};
 use crate::{catalog, device, logging};
 
@@ -54,6 +56,9 @@ pub(super) struct Arguments {
     /// Hear only this channel, counted from 0, instead of the mean of all
     #[arg(long, value_name = "N")]
     channel: Option<u16>,
+    /// Hypotheses of each utterance in `-f json`, the best one included; needs a `--beam-width` above 1
+    #[arg(long, value_name = "N")]
+    alternatives: Option<u32>,
 }
 
 pub(super) fn run(arguments: Arguments, matches: &ArgMatches) -> Outcome {
@@ -71,6 +76,12 @@ pub(super) fn run(arguments: Arguments, matches: &ArgMatches) -> Outcome {
         );
         return Err(Failure::Usage(error));
     }
+    let wanted = Decoding {
+        alternatives: arguments.alternatives,
+        ..Decoding::default()
+    };
+    let decoding = parameters::decoding(wanted, config.decoding)
+        .map_err(|refused| Failure::Usage(anyhow::anyhow!(refused.message)))?;
     let models = catalog::load(&config.models, &device)?;
     let model = models.first().context("no model")?.id().to_string();
     let mut options = serve::engine_options(&config, &device);
@@ -90,6 +101,7 @@ pub(super) fn run(arguments: Arguments, matches: &ArgMatches) -> Outcome {
                 .channel
                 .map_or(ChannelSelection::Mix, ChannelSelection::One),
             model: model.clone(),
+            decoding,
         };
         let result = runtime
             .block_on(transcribe(

@@ -11,16 +11,17 @@ use waxwing_model::encoder::StepRow;
 use waxwing_model::transcript::{self, Transcriber};
 
 use super::counters::{Counters, count};
+use super::memory::SessionBytes;
 use super::model::StepModel;
-use super::options::{AudioFormat, StreamRequest};
+use super::options::{AudioFormat, EngineOptions, StreamRequest};
 use super::slots::Slot;
 use super::timeline::Timeline;
-use super::{Event, Input, Utterance, Word};
+use super::{Alternative, Event, Input, Utterance, Word};
 use crate::wire::code::WarningCode;
 
 /// How late behind its sound a model may emit a letter: part of the virtual silence, so that a letter whose sound
 /// ends with the last sample is still heard.
-const EMISSION_DELAY: Duration = Duration::from_millis(200);
+pub(super) const EMISSION_DELAY: Duration = Duration::from_millis(200);
 
 /// What a stream can do next.
 #[derive(Debug, PartialEq, Eq)]
@@ -63,8 +64,6 @@ pub(super) struct Core {
     completing: Option<(u64, Then)>,
     /// Audio has come since everything was last complete.
     unfinished: bool,
-    /// Transcriber revision that the client has been told of.
-    told_revision: u64,
     finals_sent: u64,
     last_end: f64,
     units_taken: u64,
@@ -116,12 +115,34 @@ impl Core {
             log_probs: Vec::new(),
             completing: None,
             unfinished: false,
-            told_revision: 0,
             finals_sent: 0,
             last_end: 0.0,
             units_taken: 0,
             warned_non_finite: false,
         })
+    }
+
+    /// Makes the state look as if that many steps were behind it: what it then holds is zeros, but a step over it costs
+    /// what one of a long session does.
+    pub(super) fn age(&mut self, steps: u64) {
+        self.slot.state_mut().steps = steps;
+    }
+
+    /// Bytes held, on the heap and by itself: never more than the published bound (I8).
+    pub(super) fn bytes_held(&self) -> usize {
+        let values = self.samples.capacity() + self.features.capacity() + self.log_probs.capacity();
+        size_of_val(self)
+            + size_of_val(&*self.slot.state().values)
+            + self.frontend.state_bytes()
+            + self.transcriber.state_bytes()
+            + self.timeline.heap_bytes()
+            + values * size_of::<f32>()
+    }
+
+    /// The bound for a stream of this request; to be asked before any audio is taken.
+    pub(super) fn bytes_bound(&self, options: &EngineOptions, request: &StreamRequest) -> SessionBytes {
+        let state = size_of_val(&*self.slot.state().values);
+        SessionBytes::with(self.model.as_ref(), options, request, &self.frontend, state)
     }
 
     /// Bytes of one unit of audio: a sample of all channels, or 1 where decoded samples come in.
@@ -163,6 +184,8 @@ impl Core {
                     self.units_taken += samples.len() as u64;
                     self.samples = samples;
                     self.hear(events);
+                    // The block that the samples came in can be many times a segment.
+                    self.samples = Vec::new();
                 }
                 Some(Input::Configure {
                     partials,
@@ -203,13 +226,29 @@ impl Core {
         for utterance in &finals {
             self.push_final(utterance, events);
         }
-        let revision = self.transcriber.revision();
-        if self.partials && revision != self.told_revision {
-            self.told_revision = revision;
-            if let Some(partial) = self.transcriber.partial() {
-                count(&self.counters.partials);
-                events.push(Event::Partial(self.on_the_wire(&partial)));
-            }
+        if self.partials {
+            count(&self.counters.partials);
+            let partial = match self.transcriber.partial() {
+                Some(partial) => self.on_the_wire(&partial),
+                None => self.nothing_open(),
+            };
+            events.push(Event::Partial(partial));
+        }
+    }
+
+    /// The partial while no utterance is open: no words, and how far the audio has been heard.
+    fn nothing_open(&self) -> Utterance {
+        let audio_processed = self.client_seconds(self.transcriber.frames_seen());
+        Utterance {
+            utterance: self.finals_sent,
+            start: audio_processed,
+            end: audio_processed,
+            text: String::new(),
+            words: Vec::new(),
+            stable_words: 0,
+            confidence: 0.0,
+            audio_processed,
+            alternatives: Vec::new(),
         }
     }
 
@@ -300,17 +339,23 @@ impl Core {
         if let Some(last) = self.transcriber.finish() {
             self.push_final(&last, events);
         }
-        self.told_revision = self.transcriber.revision();
         // Whatever is said from here on lies behind these frames; so a client that flushes for hours costs nothing.
         let rate = f64::from(self.frontend.config().input_rate_hz);
         let seen = self.transcriber.frames_seen() as f64 * self.model.output_frame_seconds();
         self.timeline.forget_before((seen * rate).floor() as u64);
+        let cut = self.pcm.as_ref().is_some_and(|pcm| pcm.pending_bytes() > 0);
         match then {
             Then::Flush { id } => {
                 events.push(Event::Flushed { id });
                 false
             }
             Then::Stop => {
+                if cut {
+                    events.push(Event::Warning {
+                        code: WarningCode::OddAudioLength.as_str(),
+                        message: "the audio ended inside a sample, which was left out".into(),
+                    });
+                }
                 events.push(Event::Done {
                     audio_seconds: self.audio_seconds(),
                     utterances: self.finals_sent,
@@ -338,36 +383,44 @@ impl Core {
     }
 
     /// An utterance with times in seconds of the client's audio.
-    fn on_the_wire(&mut self, utterance: &transcript::Utterance) -> Utterance {
-        let frame_seconds = self.model.output_frame_seconds();
-        let rate = f64::from(self.frontend.config().input_rate_hz);
-        let seconds = |frame: u64| {
-            let heard = (frame as f64 * frame_seconds * rate).round() as u64;
-            self.timeline.client_position(heard) as f64 / rate
-        };
+    fn on_the_wire(&self, utterance: &transcript::Utterance) -> Utterance {
         let words = utterance
             .words
             .iter()
             .map(|word| Word {
                 word: word.word.clone(),
-                start: seconds(word.start),
-                end: seconds(word.end),
+                start: self.client_seconds(word.start),
+                end: self.client_seconds(word.end),
                 confidence: word.confidence,
             })
             .collect();
-        let frames_done = self.transcriber.frames_seen();
-        let wire = Utterance {
+        Utterance {
             utterance: utterance.utterance,
-            start: seconds(utterance.start),
-            end: seconds(utterance.end),
+            start: self.client_seconds(utterance.start),
+            end: self.client_seconds(utterance.end),
             text: utterance.text(),
             words,
             stable_words: utterance.stable_words,
             confidence: utterance.confidence,
-            audio_processed: seconds(frames_done),
-        };
-        let start = (utterance.start as f64 * frame_seconds * rate).floor() as u64;
-        self.timeline.forget_before(start);
-        wire
+            audio_processed: self.client_seconds(self.transcriber.frames_seen()),
+            alternatives: utterance.alternatives.iter().map(Alternative::from).collect(),
+        }
+    }
+
+    /// The client's time at the beginning of an output frame.
+    fn client_seconds(&self, frame: u64) -> f64 {
+        let rate = f64::from(self.frontend.config().input_rate_hz);
+        let heard = (frame as f64 * self.model.output_frame_seconds() * rate).round() as u64;
+        self.timeline.client_position(heard) as f64 / rate
+    }
+}
+
+impl From<&transcript::Alternative> for Alternative {
+    fn from(other: &transcript::Alternative) -> Self {
+        let words: Vec<&str> = other.words.iter().map(|word| word.word.as_str()).collect();
+        Self {
+            text: words.join(" "),
+            confidence: other.confidence,
+        }
     }
 }

@@ -114,6 +114,8 @@ counters! {
     promise_end_broken,
     /// Promise I7 broken: free and used slots do not add up. Always 0.
     promise_slots_broken,
+    /// Promise I8 broken: a live session held more bytes than the published bound. Always 0.
+    promise_bytes_broken,
     /// Promise I9 broken: samples lost between arrival and the end of a stream. Always 0.
     promise_samples_broken,
 }

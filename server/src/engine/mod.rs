@@ -10,14 +10,18 @@
 mod admission;
 mod core;
 mod counters;
+mod event;
+mod inbox;
+mod memory;
 mod model;
 mod options;
+mod outbox;
 pub mod queue;
 mod slots;
 mod stream;
 mod supervisor;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod timeline;
 mod warm_up;
 mod worker;
@@ -27,15 +31,15 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::Notify;
 use tracing::info;
-use waxwing_model::transcript::TranscriberOptions;
 
 use crate::wire::code::ErrorCode;
 
 pub use self::admission::{Admission, AdmissionLimits, BUDGET_SHARE, Refusal};
 pub use self::counters::{BUCKETS_MS, Counters, Histogram, HistogramSnapshot};
+pub use self::event::{Alternative, Event, Input, Utterance, Word};
+pub use self::memory::{SessionBytes, microphone};
 pub use self::model::{StepFailed, StepModel};
 pub use self::options::{AudioFormat, EngineOptions, StreamRequest};
 pub use self::queue::Class;
@@ -49,98 +53,6 @@ use self::slots::SlotPool;
 use self::stream::StreamShared;
 use self::supervisor::{Health, Supervisor};
 use self::warm_up::Warmth;
-
-/// What a client sends into a stream, in order: a flush applies to exactly the audio before it.
-#[derive(Debug)]
-pub enum Input {
-    /// Audio as the client encoded it; any split, also inside a sample.
-    Audio(Bytes),
-    /// Decoded mono samples at the stream's declared rate (files).
-    Samples(Vec<f32>),
-    /// Finalise everything before this and go on; answered by [`Event::Flushed`].
-    Flush {
-        /// Echoed back.
-        id: Option<String>,
-    },
-    /// From here on other settings.
-    Configure {
-        /// Whether partials are wanted.
-        partials: bool,
-        /// Endpointing and what else the transcriber can be told.
-        transcriber: TranscriberOptions,
-    },
-    /// No more audio: last finals, then [`Event::Done`].
-    Stop,
-}
-
-/// One recognised word; times in seconds of the stream's own audio.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Word {
-    /// Spoken form, lower case.
-    pub word: String,
-    /// Seconds from the stream's first sample.
-    pub start: f64,
-    /// Seconds from the stream's first sample.
-    pub end: f64,
-    /// 0 to 1.
-    pub confidence: f32,
-}
-
-/// The hypothesis for one utterance: a partial while it may change, a final when it never will.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Utterance {
-    /// Counts from 0 in each stream.
-    pub utterance: u64,
-    /// Start of the first word, in seconds.
-    pub start: f64,
-    /// End of the last word, in seconds.
-    pub end: f64,
-    /// Words joined by spaces.
-    pub text: String,
-    /// The words.
-    pub words: Vec<Word>,
-    /// Leading words that will not change any more.
-    pub stable_words: usize,
-    /// 0 to 1.
-    pub confidence: f32,
-    /// Seconds of audio that this event takes into account.
-    pub audio_processed: f64,
-}
-
-/// What a stream tells its client.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// The current hypothesis of the open utterance; a newer partial replaces an unread one.
-    Partial(Utterance),
-    /// An utterance that will not change.
-    Final(Utterance),
-    /// Everything before the flush has been finalised.
-    Flushed {
-        /// As sent.
-        id: Option<String>,
-    },
-    /// Something was wrong and the stream goes on.
-    Warning {
-        /// From the closed list of warnings.
-        code: &'static str,
-        /// For a person.
-        message: String,
-    },
-    /// The stream is complete; nothing follows.
-    Done {
-        /// Audio received, in seconds.
-        audio_seconds: f64,
-        /// Finals sent.
-        utterances: u64,
-    },
-    /// The stream failed; nothing follows.
-    Error {
-        /// From the closed list.
-        code: ErrorCode,
-        /// For the caller.
-        message: String,
-    },
-}
 
 /// Whether the engine takes streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,6 +121,8 @@ pub(crate) struct Shared {
     epoch: Instant,
     /// Milliseconds since `epoch` at the end of the last step, plus one; 0 before the first.
     last_step: AtomicU64,
+    /// The most bytes that a session held after a step.
+    bytes_seen: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -228,7 +142,7 @@ impl Engine {
         let counters = Arc::new(Counters::default());
         let mut warmed = Vec::new();
         for model in models {
-            let warmth = warm_up::measure(model.as_ref(), options.batch_limit).map_err(|error| {
+            let warmth = warm_up::measure(&model, &options).map_err(|error| {
                 anyhow::anyhow!("model `{}`: the warm-up step failed: {error}", model.id())
             })?;
             info!(model = model.id(), ?warmth, "warm");
@@ -263,6 +177,7 @@ impl Engine {
             failed: Notify::new(),
             epoch: Instant::now(),
             last_step: AtomicU64::new(0),
+            bytes_seen: AtomicU64::new(0),
         });
         let supervisor = Supervisor::start(&shared)?;
         Ok(Arc::new(Self { shared, supervisor }))
@@ -305,8 +220,15 @@ impl Engine {
             request,
         )?);
         let units_per_second = core.unit_bytes() as f64 * f64::from(request.input_rate_hz);
+        let bound = core.bytes_bound(&self.shared.options, request);
         let id = session_id();
-        let stream = Arc::new(StreamShared::new(id.clone(), model_index, request.class, core));
+        let stream = Arc::new(StreamShared::new(
+            id.clone(),
+            model_index,
+            request.class,
+            core,
+            bound.most,
+        ));
         self.shared.streams_lock().insert(id, Arc::downgrade(&stream));
         counters::count(&self.shared.counters.streams_opened);
         // Between admission and registration the engine may have begun to drain: such a stream is told, too.
@@ -324,6 +246,7 @@ impl Engine {
             shared: stream,
             engine: Arc::clone(&self.shared),
             units_per_second,
+            request: request.clone(),
         })
     }
 
@@ -370,16 +293,28 @@ impl Engine {
         &self.shared.counters
     }
 
+    /// The most bytes that a live session of a model may hold (I8), at a rate of s16le mono audio.
+    ///
+    /// # Errors
+    /// For a rate that cannot be served.
+    pub fn session_bytes(
+        &self,
+        model: &dyn StepModel,
+        rate_hz: u32,
+    ) -> Result<SessionBytes, waxwing_frontend::FrontendError> {
+        let request = microphone(&self.shared.options, rate_hz);
+        SessionBytes::of(model, &self.shared.options, &request)
+    }
+
+    /// The most bytes that any session was seen to hold after a step.
+    pub fn session_bytes_seen(&self) -> u64 {
+        self.shared.bytes_seen.load(Relaxed)
+    }
+
     /// Takes no more streams and asks every open one to finish: each gets its last finals and `Done`.
     pub fn drain(&self) {
         self.shared.pool.with_admission(Admission::drain);
-        let streams: Vec<_> = self
-            .shared
-            .streams_lock()
-            .values()
-            .filter_map(Weak::upgrade)
-            .collect();
-        for stream in streams {
+        for stream in self.shared.open_streams() {
             worker::stop(&self.shared, &stream);
         }
     }
@@ -416,13 +351,7 @@ impl Drop for Engine {
         self.shared.queue_lock().shutdown = true;
         self.shared.work.notify_all();
         self.supervisor.shut_down(&self.shared);
-        let streams: Vec<_> = self
-            .shared
-            .streams_lock()
-            .values()
-            .filter_map(Weak::upgrade)
-            .collect();
-        for stream in streams {
+        for stream in self.shared.open_streams() {
             stream.fail(&self.shared, ErrorCode::Draining, ErrorCode::Draining.text());
         }
     }
@@ -475,6 +404,11 @@ impl Shared {
             }
             queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// The streams that are open now. Collected, so that no lock is held while they are told something.
+    fn open_streams(&self) -> Vec<Arc<StreamShared>> {
+        self.streams_lock().values().filter_map(Weak::upgrade).collect()
     }
 
     fn forget(&self, id: &str) {

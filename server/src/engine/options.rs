@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use waxwing_frontend::pcm::{ChannelSelection, Encoding};
-use waxwing_model::transcript::TranscriberOptions;
+use waxwing_model::transcript::{Decoding, TranscriberOptions};
 
 use super::queue::Class;
 
@@ -22,6 +22,8 @@ pub struct EngineOptions {
     pub backlog: Duration,
     /// A step that takes longer than this (or 20 times the 99th percentile, if that is longer) has hung.
     pub hang_after: Duration,
+    /// How most streams search for words: what warm-up measures and the published bounds of bytes count with.
+    pub decoding: Decoding,
     /// How far behind its arrival a file's segment is due: what makes files yield to speech.
     pub file_patience: Duration,
     /// Longest turn of file rows.
@@ -38,6 +40,7 @@ impl Default for EngineOptions {
             batch_limit: None,
             backlog: Duration::from_secs(10),
             hang_after: Duration::from_secs(2),
+            decoding: Decoding::default(),
             file_patience: Duration::from_secs(10),
             file_turn: Duration::from_millis(20),
         }

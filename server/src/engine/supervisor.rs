@@ -312,8 +312,7 @@ fn watch_over(shared: &Arc<Shared>) {
 /// Fails the engine for good: every session gets a retryable error.
 fn give_up(shared: &Shared) {
     shared.watched.failed.store(true, Relaxed);
-    let streams: Vec<_> = shared.streams_lock().values().filter_map(Weak::upgrade).collect();
-    for stream in streams {
+    for stream in shared.open_streams() {
         stream.fail(shared, ErrorCode::EngineFailed, GONE);
     }
     shared.failed.notify_waiters();

@@ -49,6 +49,11 @@ impl Timeline {
         heard.saturating_sub(before).min(self.received)
     }
 
+    /// Bytes on the heap.
+    pub fn heap_bytes(&self) -> usize {
+        self.silences.capacity() * size_of::<(u64, u64)>()
+    }
+
     /// Drops what only positions before `heard` need, so that endless streams stay small.
     pub fn forget_before(&mut self, heard: u64) {
         while let Some(&(start, length)) = self.silences.front() {

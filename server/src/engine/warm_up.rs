@@ -1,10 +1,21 @@
-//! What a step costs on this machine: measured before the first stream is admitted.
+//! What a step costs on this machine: measured before the first stream is admitted, as it will be paid. All workers
+//! step at once, and a step is the whole of it: samples to features, features to log-probs, log-probs to words.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use waxwing_model::encoder::{StateCache, StepRow};
+use bytes::Bytes;
+use waxwing_model::encoder::StepRow;
 
+use super::Input;
+use super::admission::{Admission, AdmissionLimits};
+use super::core::Core;
+use super::counters::Counters;
+use super::memory::microphone;
 use super::model::{StepFailed, StepModel};
+use super::options::{EngineOptions, StreamRequest};
+use super::queue::Class;
+use super::slots::SlotPool;
 
 /// Largest batch that is tried.
 const LARGEST_BATCH: usize = 16;
@@ -14,11 +25,15 @@ const REPEATS: usize = 1;
 const DOUBLED: f64 = 1.6;
 /// A step may take this part of a segment: longer ones would make rows late that arrive meanwhile.
 const LONGEST_STEP: f64 = 0.25;
+/// Steps that the measured sessions seem to have behind them: with full rings they cost most.
+const AGED_STEPS: u64 = 1_000;
+/// Rate of the audio: what most sound cards record, so that resampling is paid for.
+const RATE_HZ: u32 = 48_000;
 
 /// What the warm-up found.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Warmth {
-    /// Part of one worker that a live stream takes, at the best batch.
+    /// Part of one worker that a live stream takes, at the best batch, while the other workers step, too.
     pub(super) cost: f64,
     /// Rows of one step that serve best.
     pub(super) batch_limit: usize,
@@ -33,8 +48,10 @@ impl Warmth {
     }
 }
 
-/// Steps silence at growing batch sizes.
-pub(super) fn measure(model: &dyn StepModel, batch_limit: Option<usize>) -> Result<Warmth, StepFailed> {
+/// Steps noise at growing batch sizes.
+pub(super) fn measure(model: &Arc<dyn StepModel>, options: &EngineOptions) -> Result<Warmth, StepFailed> {
+    let (workers, batch_limit) = (options.workers, options.batch_limit);
+    let request = microphone(options, RATE_HZ);
     let geometry = model.geometry();
     let segment = model.output_frame_seconds() * geometry.output_frames() as f64;
     let largest = batch_limit.unwrap_or(LARGEST_BATCH).max(1);
@@ -42,7 +59,7 @@ pub(super) fn measure(model: &dyn StepModel, batch_limit: Option<usize>) -> Resu
     let mut row_time = Duration::ZERO;
     let mut batch = 1;
     loop {
-        let took = time_step(model, batch)?;
+        let took = time_together(model, &request, workers, batch)?;
         if batch == 1 {
             row_time = took;
         }
@@ -73,30 +90,99 @@ pub(super) fn measure(model: &dyn StepModel, batch_limit: Option<usize>) -> Resu
     })
 }
 
-/// The duration of a step, of the fastest where several are timed.
-fn time_step(model: &dyn StepModel, batch: usize) -> Result<Duration, StepFailed> {
-    let geometry = model.geometry();
-    let silence = vec![0.0; geometry.frames_needed(0) * geometry.num_features];
-    let mut states: Vec<StateCache> = (0..batch).map(|_| model.new_state()).collect();
-    let mut outputs: Vec<Vec<f32>> = vec![Vec::new(); batch];
+/// The mean duration of a step while every worker steps a batch of its own.
+fn time_together(
+    model: &Arc<dyn StepModel>,
+    request: &StreamRequest,
+    workers: usize,
+    batch: usize,
+) -> Result<Duration, StepFailed> {
+    let took = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers)
+            .map(|_| scope.spawn(|| time_step(model, request, batch)))
+            .collect();
+        workers
+            .into_iter()
+            .map(|worker| {
+                worker
+                    .join()
+                    .unwrap_or_else(|_| Err(StepFailed("it panicked".into())))
+            })
+            .collect::<Result<Vec<_>, _>>()
+    })?;
+    Ok(took.iter().sum::<Duration>() / u32::try_from(took.len().max(1)).unwrap_or(u32::MAX))
+}
+
+/// The duration of one worker's step, of the fastest where several are timed.
+fn time_step(
+    model: &Arc<dyn StepModel>,
+    request: &StreamRequest,
+    batch: usize,
+) -> Result<Duration, StepFailed> {
+    let mut cores = aged(model, batch, request)?;
+    let noise = noise();
     let mut fastest = Duration::MAX;
     for repeat in 0..=REPEATS {
-        let mut rows: Vec<StepRow<'_>> = Vec::with_capacity(batch);
-        for (state, output) in states.iter_mut().zip(&mut outputs) {
-            let needed = geometry.frames_needed(state.steps) * geometry.num_features;
-            let features = silence.get(..needed).unwrap_or(&silence);
-            rows.push(StepRow {
-                state,
-                features,
-                output,
-            });
-        }
         let started = Instant::now();
+        let mut events = Vec::new();
+        let mut consumed = Vec::with_capacity(batch);
+        for core in &mut cores {
+            let take = |units: u64| {
+                let length = usize::try_from(units).unwrap_or(usize::MAX).min(noise.len());
+                Some(Input::Audio(noise.slice(..length)))
+            };
+            // There is always more noise, so this ends with a complete segment.
+            core.advance(take, &mut events);
+            consumed.push(core.features_needed());
+        }
+        let mut rows: Vec<StepRow<'_>> = cores.iter_mut().map(Core::row).collect();
         model.step(&mut rows)?;
+        drop(rows);
+        for (core, consumed) in cores.iter_mut().zip(consumed) {
+            core.stepped(consumed, &mut events);
+        }
         // The first step touches memory for the first time.
         if repeat > 0 {
             fastest = fastest.min(started.elapsed());
         }
     }
     Ok(fastest)
+}
+
+/// Streams that seem to have heard a lot, in a pool of their own.
+fn aged(model: &Arc<dyn StepModel>, batch: usize, request: &StreamRequest) -> Result<Vec<Core>, StepFailed> {
+    let counters = Arc::new(Counters::default());
+    let admission = Admission::new(AdmissionLimits {
+        workers: 1,
+        live: batch,
+        files: 0,
+    });
+    let pool = SlotPool::new(
+        &[(Arc::clone(model), 0.0, batch)],
+        admission,
+        Arc::clone(&counters),
+    );
+    (0..batch)
+        .map(|_| {
+            let slot = pool
+                .take(Instant::now(), 0, Class::Live)
+                .map_err(|refusal| StepFailed(refusal.code.to_string()))?;
+            let mut core = Core::new(Arc::clone(model), slot, Arc::clone(&counters), request)
+                .map_err(|error| StepFailed(error.to_string()))?;
+            core.age(AGED_STEPS);
+            Ok(core)
+        })
+        .collect()
+}
+
+/// Two seconds of s16le noise, always the same: of silence some stages would make less work.
+fn noise() -> Bytes {
+    let mut random = 0x9E37_79B9_7F4A_7C15_u64;
+    let samples = (0..2 * RATE_HZ).flat_map(|_| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        ((random % 8_000) as i16 - 4_000).to_le_bytes()
+    });
+    samples.collect::<Vec<u8>>().into()
 }

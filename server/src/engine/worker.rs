@@ -263,7 +263,9 @@ fn hand_back(shared: &Arc<Shared>, held: Held, next: Next) {
     }
     stream.post(shared, events);
     let end = core.next_segment_end();
+    let core_bytes = core.bytes_held();
     let mut inner = stream.lock();
+    check_bytes(shared, &stream, core_bytes + inner.heap_bytes());
     if inner.is_nobodys() {
         drop(inner);
         drop(core);
@@ -283,6 +285,23 @@ fn hand_back(shared: &Arc<Shared>, held: Held, next: Next) {
     drop(inner);
     if ready {
         shared.enqueue(&stream, end);
+    }
+}
+
+/// I8: what is held is within the bound. A file's blocks are as its container made them, and are not counted.
+fn check_bytes(shared: &Shared, stream: &StreamShared, held: usize) {
+    if stream.class != Class::Live {
+        return;
+    }
+    let held = held + size_of::<StreamShared>();
+    shared
+        .bytes_seen
+        .fetch_max(held as u64, std::sync::atomic::Ordering::Relaxed);
+    let bound = stream.bytes_bound.load(std::sync::atomic::Ordering::Relaxed);
+    let within = held <= bound;
+    debug_assert!(within, "I8: {held} bytes held, {bound} allowed");
+    if !within {
+        count(&shared.counters.promise_bytes_broken);
     }
 }
 

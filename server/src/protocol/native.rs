@@ -62,7 +62,7 @@ pub async fn open(
 /// Sets the session up from the query and takes a slot before the upgrade.
 fn begin(app: &App, query: &[(String, String)]) -> Result<(Session, Stream), ApiError> {
     let start = from_query(query.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
-    let mut parameters = Parameters::new(&app.models);
+    let mut parameters = Parameters::new(&app.models, app.decoding);
     parameters.start(&start, &app.models)?;
     let stream = app.open_live(&parameters)?;
     let clocks = Clocks {
@@ -148,7 +148,9 @@ async fn serve(socket: WebSocket, app: &App, mut session: Session, stream: Strea
     outbox.send(&ready(app, &stream, session.parameters()));
     let ended = converse(&mut source, &mut outbox, app, &mut session, stream).await;
     match ended {
-        Ended::Closing(code, reason) => close(&mut source, &mut outbox, code, reason).await,
+        Ended::Closing(code, reason) => {
+            close(&mut source, &mut outbox, code, reason, app.limits.slow_reader).await;
+        }
         Ended::Left => {}
     }
     let how = match ended {
@@ -195,7 +197,7 @@ async fn converse(
     ping.reset();
     loop {
         let deadline = session.deadline().map(Instant::from_std);
-        let stuck = outbox.moved + limits::SLOW_READER;
+        let stuck = outbox.moved + app.limits.slow_reader;
         let listening = reading || session.is_ending();
         tokio::select! {
             flushed = outbox.flush(), if !outbox.flushed => {
@@ -245,12 +247,14 @@ async fn converse(
                 Action::Configure {
                     partials,
                     endpointing,
+                    decoding,
                 } => {
-                    let transcriber = transcriber_options(endpointing);
+                    let transcriber = transcriber_options(endpointing, decoding);
                     let _ = stream.send(Input::Configure {
                         partials,
                         transcriber,
                     });
+                    reading = stream.is_writable();
                 }
                 Action::Reopen(wanted) => {
                     if *wanted != parameters {
@@ -284,7 +288,13 @@ fn refuse(session: &mut Session, outbox: &mut Outbox, code: ErrorCode) -> Ended 
 
 /// Sends what is left and Close, then waits for the client's own: a socket that is dropped with unread input is reset,
 /// and the reset would overtake the last words.
-async fn close(source: &mut SplitStream<WebSocket>, outbox: &mut Outbox, code: u16, reason: &'static str) {
+async fn close(
+    source: &mut SplitStream<WebSocket>,
+    outbox: &mut Outbox,
+    code: u16,
+    reason: &'static str,
+    slow_reader: std::time::Duration,
+) {
     outbox.push(Message::Close(Some(CloseFrame {
         code,
         reason: reason.into(),
@@ -293,7 +303,7 @@ async fn close(source: &mut SplitStream<WebSocket>, outbox: &mut Outbox, code: u
     let patience = if reason == ErrorCode::SlowReader.as_str() {
         limits::CLOSE_TIMEOUT
     } else {
-        limits::SLOW_READER
+        slow_reader
     };
     if !matches!(timeout(patience, outbox.flush()).await, Ok(Ok(()))) {
         return;

@@ -94,6 +94,7 @@ fn write_engine(text: &mut String, app: &App) {
             "# TYPE waxwing_engine_{name} gauge\nwaxwing_engine_{name} {value}"
         );
     }
+    write_session_bytes(text, app);
     for (name, histogram) in [
         ("step_seconds", &counters.step_time),
         ("lateness_seconds", &counters.lateness),
@@ -112,4 +113,33 @@ fn write_engine(text: &mut String, app: &App) {
         let _ = writeln!(text, "waxwing_engine_{name}_sum {}", snapshot.sum.as_secs_f64());
         let _ = writeln!(text, "waxwing_engine_{name}_count {seen}");
     }
+}
+
+/// Rates of the published bounds: what speech models hear, and what most sound cards record.
+const PUBLISHED_RATES_HZ: [u32; 2] = [16_000, 48_000];
+
+/// Promise I8: the bound of each model, and the most that any session was seen to hold.
+fn write_session_bytes(text: &mut String, app: &App) {
+    let name = "waxwing_engine_session_bytes_bound";
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "# TYPE {name} gauge");
+    for model in app.engine.models() {
+        let id = model.id();
+        for rate in PUBLISHED_RATES_HZ {
+            let Ok(bound) = app.engine.session_bytes(model.as_ref(), rate) else {
+                continue;
+            };
+            for (state, bytes) in [("idle", bound.idle), ("active", bound.most)] {
+                let _ = writeln!(
+                    text,
+                    "{name}{{model=\"{id}\",sample_rate=\"{rate}\",state=\"{state}\"}} {bytes}"
+                );
+            }
+        }
+    }
+    let seen = app.engine.session_bytes_seen();
+    let _ = writeln!(
+        text,
+        "# TYPE waxwing_engine_session_bytes_seen gauge\nwaxwing_engine_session_bytes_seen {seen}"
+    );
 }

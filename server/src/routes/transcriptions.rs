@@ -18,7 +18,9 @@ use super::ApiError;
 use crate::app::{App, refused};
 use crate::files::{FileError, FileRequest, FileTranscription, Progress, Source, Transcript};
 use crate::limits;
+use crate::session::parameters;
 use crate::wire::code::ErrorCode;
+use crate::wire::native::Decoding;
 use crate::wire::openai::{StreamEvent, Usage};
 use crate::wire::subtitles;
 use crate::wire::transcription::{Granularities, Transcription, VerboseTranscription};
@@ -64,6 +66,7 @@ struct Form {
     format: Format,
     granularities: Option<Granularities>,
     channel: Option<u16>,
+    decoding: Decoding,
     stream: bool,
     ignored: Vec<String>,
 }
@@ -100,6 +103,7 @@ async fn transcribe(app: &Arc<App>, request: Request) -> Result<Response, ApiErr
         .models
         .resolve(form.model.as_deref().unwrap_or_default())
         .map_err(|refused| ApiError::from(refused).param("model"))?;
+    let decoding = parameters::decoding(form.decoding, app.decoding)?;
     let file = form
         .file
         .ok_or_else(|| ApiError::new(ErrorCode::MissingFile).param("file"))?;
@@ -110,6 +114,7 @@ async fn transcribe(app: &Arc<App>, request: Request) -> Result<Response, ApiErr
         source: Source::Bytes(file),
         selection: form.channel.map_or(ChannelSelection::Mix, ChannelSelection::One),
         model: model.into(),
+        decoding,
     };
     let mut transcription = FileTranscription::start(&app.engine, request, &app.limits)
         .await
@@ -216,6 +221,8 @@ async fn read_field(app: &App, form: &mut Form, field: Field<'_>) -> Result<(), 
                 );
             }
         },
+        "beam_width" => form.decoding.beam_width = Some(count("beam_width", &value)?),
+        "alternatives" => form.decoding.alternatives = Some(count("alternatives", &value)?),
         // Harmless: the transcript is good without them, and the answer says that they had no effect.
         _ => {
             let known: String = name
@@ -229,6 +236,14 @@ async fn read_field(app: &App, form: &mut Form, field: Field<'_>) -> Result<(), 
         }
     }
     Ok(())
+}
+
+fn count(param: &'static str, value: &str) -> Result<u32, ApiError> {
+    value.parse().map_err(|_| {
+        let value: String = value.chars().take(40).collect();
+        let message = format!("`{param}` must be a whole number, not `{value}`");
+        ApiError::with_message(ErrorCode::InvalidField, message).param(param)
+    })
 }
 
 /// Those asked for so far; asking for one means that the other is not wanted by default.

@@ -10,12 +10,13 @@ mod tests;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use waxwing_model::transcript;
 
 use self::parameters::{ModelNames, Parameters, Refused};
 use crate::engine::{Event, Input};
 use crate::limits;
 use crate::wire::code::{ErrorCode, WarningCode};
-use crate::wire::native::{ClientMessage, Endpointing, Final, Options, ServerMessage, Start};
+use crate::wire::native::{ClientMessage, Decoding, Endpointing, Final, Options, ServerMessage, Start};
 
 /// What arrives from the client.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +42,8 @@ pub enum Action {
         partials: bool,
         /// When an utterance ends.
         endpointing: Endpointing,
+        /// How words are searched for.
+        decoding: transcript::Decoding,
     },
     /// Hand on to the stream.
     Input(Input),
@@ -240,6 +243,14 @@ impl Session {
                 self.start(&start, actions);
             }
             Ok(ClientMessage::Configure(options)) => self.configure(&options, actions),
+            Ok(ClientMessage::Flush { id: Some(id) }) if id.len() > limits::FLUSH_ID_BYTES => {
+                let message = format!(
+                    "the `id` of a flush has {} bytes; at most {} are kept",
+                    id.len(),
+                    limits::FLUSH_ID_BYTES
+                );
+                self.fail(ErrorCode::InvalidField, Some(message), actions);
+            }
             Ok(ClientMessage::Flush { id }) => actions.push(Action::Input(Input::Flush { id })),
             Ok(ClientMessage::Keepalive) => self.heard = now,
             Ok(ClientMessage::Stop) => self.end_with(Ending::Done(1000), actions),
@@ -265,15 +276,18 @@ impl Session {
     fn configure(&mut self, options: &Options, actions: &mut Vec<Action>) {
         match self.parameters.configure(options) {
             Ok(unsupported) => {
-                if options.endpointing.is_some() || options.partials.is_some() {
+                let searches = options.decoding != Decoding::default();
+                if options.endpointing.is_some() || options.partials.is_some() || searches {
                     let Parameters {
                         partials,
                         endpointing,
+                        decoding,
                         ..
                     } = self.parameters;
                     actions.push(Action::Configure {
                         partials,
                         endpointing,
+                        decoding,
                     });
                 }
                 warn_unsupported(&unsupported, actions);
@@ -352,12 +366,8 @@ fn warn(code: WarningCode, message: impl Into<String>, actions: &mut Vec<Action>
     }));
 }
 
-fn warn_unsupported(options: &[&str], actions: &mut Vec<Action>) {
-    for option in options {
-        warn(
-            WarningCode::UnsupportedOption,
-            format!("`{option}` is not served by this model"),
-            actions,
-        );
+fn warn_unsupported(remarks: &[&'static str], actions: &mut Vec<Action>) {
+    for remark in remarks {
+        warn(WarningCode::UnsupportedOption, *remark, actions);
     }
 }

@@ -6,7 +6,7 @@ use waxwing_model::transcript;
 use crate::config::nearest;
 use crate::limits;
 use crate::wire::code::ErrorCode;
-use crate::wire::native::{Endpointing, Options, Start};
+use crate::wire::native::{Decoding, Endpointing, Options, Start};
 
 /// Why parameters were refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,11 +85,33 @@ pub struct Parameters {
     pub words: bool,
     /// When an utterance ends, where the client says so.
     pub endpointing: Endpointing,
+    /// How words are searched for.
+    pub decoding: transcript::Decoding,
+}
+
+/// What a client asks of the search for words, over what holds already.
+///
+/// # Errors
+/// [`ErrorCode::InvalidField`] for a value out of range.
+pub fn decoding(wanted: Decoding, settings: transcript::Decoding) -> Result<transcript::Decoding, Refused> {
+    let decoding = wanted.over(settings);
+    let refused = |message| Err(Refused::new(ErrorCode::InvalidField, message));
+    if decoding.beam_width > limits::BEAM_WIDTH {
+        return refused(format!(
+            "beam_width: expected 1 to {}, found {}",
+            limits::BEAM_WIDTH,
+            decoding.beam_width
+        ));
+    }
+    match decoding.validate() {
+        Ok(()) => Ok(decoding),
+        Err(error) => refused(error.to_string()),
+    }
 }
 
 impl Parameters {
-    /// s16le, 16 kHz, mono, default model.
-    pub fn new(models: &ModelNames) -> Self {
+    /// s16le, 16 kHz, mono, default model; words are searched for as the server is set up.
+    pub fn new(models: &ModelNames, decoding: transcript::Decoding) -> Self {
         Self {
             encoding: Encoding::S16le,
             sample_rate_hz: 16_000,
@@ -99,10 +121,11 @@ impl Parameters {
             partials: true,
             words: true,
             endpointing: Endpointing::default(),
+            decoding,
         }
     }
 
-    /// Takes over what a `start` sets. Returns what is asked for and not served.
+    /// Takes over what a `start` sets. Returns what has no effect, in words.
     ///
     /// # Errors
     /// For an unknown encoding or model, or values out of range.
@@ -142,7 +165,7 @@ impl Parameters {
         self.configure(&start.options)
     }
 
-    /// Takes over what a `configure` sets. Returns what is asked for and not served.
+    /// Takes over what a `configure` sets. Returns what has no effect, in words.
     ///
     /// # Errors
     /// For values out of range.
@@ -155,12 +178,13 @@ impl Parameters {
             .over(transcript::Endpointing::default())
             .validate()
             .map_err(|error| Refused::new(ErrorCode::InvalidField, format!("endpointing: {error}")))?;
+        self.decoding = decoding(options.decoding, self.decoding)?;
         self.endpointing = endpointing;
         self.partials = options.partials.unwrap_or(self.partials);
         self.words = options.words.unwrap_or(self.words);
         let mut unsupported = Vec::new();
-        if options.alternatives.is_some_and(|count| count > 1) {
-            unsupported.push("alternatives");
+        if self.decoding.alternatives > 1 && self.decoding.beam_width == 1 {
+            unsupported.push(ALTERNATIVES_NEED_A_BEAM);
         }
         if options
             .hotwords
@@ -168,11 +192,14 @@ impl Parameters {
             .and_then(|list| list.as_array())
             .is_some_and(|list| !list.is_empty())
         {
-            unsupported.push("hotwords");
+            unsupported.push("`hotwords` is not served by this model");
         }
         Ok(unsupported)
     }
 }
+
+/// The best path is one hypothesis.
+const ALTERNATIVES_NEED_A_BEAM: &str = "`alternatives` needs a `beam_width` above 1";
 
 /// Reads the query of the request as a `start`. Unknown names are left to others (proxies add their own).
 ///
@@ -209,7 +236,8 @@ pub fn from_query<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Re
             "model" => start.model = Some(value.into()),
             "partials" => start.options.partials = switch(name, value)?,
             "words" => start.options.words = switch(name, value)?,
-            "alternatives" => start.options.alternatives = number(name, value)?,
+            "beam_width" => start.options.decoding.beam_width = number(name, value)?,
+            "alternatives" => start.options.decoding.alternatives = number(name, value)?,
             "silence_ms" => endpointing.silence_ms = number(name, value)?,
             "max_utterance_ms" => endpointing.max_utterance_ms = number(name, value)?,
             _ => {}
@@ -256,7 +284,7 @@ mod tests {
             ("silence_ms", "500"),
             ("x", "y"),
         ];
-        let mut parameters = Parameters::new(&models());
+        let mut parameters = Parameters::new(&models(), transcript::Decoding::default());
         assert_eq!(
             parameters.start(&from_query(pairs).unwrap(), &models()),
             Ok(vec![])
@@ -281,7 +309,12 @@ mod tests {
 
     #[test]
     fn what_is_not_served_is_refused_by_name() {
-        let refuse = |start: Start| Parameters::new(&models()).start(&start, &models()).unwrap_err();
+        let decoding = transcript::Decoding::default();
+        let refuse = |start: Start| {
+            Parameters::new(&models(), decoding)
+                .start(&start, &models())
+                .unwrap_err()
+        };
         let refused = refuse(Start {
             encoding: Some("opus".into()),
             ..Start::default()
@@ -325,15 +358,53 @@ mod tests {
     }
 
     #[test]
+    fn a_client_searches_wider_within_bounds_and_keeps_what_it_does_not_name() {
+        let mut parameters = Parameters::new(&models(), transcript::Decoding::default());
+        let pairs = [("beam_width", "16"), ("alternatives", "3")];
+        assert_eq!(
+            parameters.start(&from_query(pairs).unwrap(), &models()),
+            Ok(vec![])
+        );
+        assert_eq!(parameters.configure(&Options::default()), Ok(vec![]));
+        assert_eq!(
+            (parameters.decoding.beam_width, parameters.decoding.alternatives),
+            (16, 3)
+        );
+        for (pair, message) in [
+            (("beam_width", "65"), "beam_width: expected 1 to 64, found 65"),
+            (("beam_width", "0"), "beam_width: expected 1 to 500, found 0"),
+            (("alternatives", "21"), "alternatives: expected 1 to 20, found 21"),
+            (
+                ("beam_width", "wide"),
+                "`beam_width` must be a whole number, not `wide`",
+            ),
+        ] {
+            let refused = from_query([pair])
+                .and_then(|start| parameters.start(&start, &models()))
+                .unwrap_err();
+            assert_eq!(
+                (refused.code, refused.message.as_str()),
+                (ErrorCode::InvalidField, message)
+            );
+        }
+    }
+
+    #[test]
     fn what_is_understood_and_not_served_is_named() {
         let options = Options {
-            alternatives: Some(3),
+            decoding: Decoding {
+                alternatives: Some(3),
+                ..Decoding::default()
+            },
             hotwords: Some(serde_json::json!([{"text": "x"}])),
             ..Options::default()
         };
         assert_eq!(
-            Parameters::new(&models()).configure(&options),
-            Ok(vec!["alternatives", "hotwords"])
+            Parameters::new(&models(), transcript::Decoding::default()).configure(&options),
+            Ok(vec![
+                ALTERNATIVES_NEED_A_BEAM,
+                "`hotwords` is not served by this model"
+            ])
         );
     }
 }

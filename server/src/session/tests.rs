@@ -18,7 +18,7 @@ struct Harness {
 impl Harness {
     fn new() -> Self {
         let models = ModelNames(vec!["en-emformer".into()]);
-        let parameters = Parameters::new(&models);
+        let parameters = Parameters::new(&models, transcript::Decoding::default());
         let now = Instant::now();
         Self {
             session: Session::new(models, parameters, CLOCKS, now),
@@ -71,6 +71,7 @@ fn shown(actions: &[Action]) -> Vec<String> {
         Action::Configure {
             partials,
             endpointing,
+            ..
         } => format!("configure {partials} {:?}", endpointing.silence_ms),
         Action::Input(Input::Audio(bytes)) => format!("audio {}", bytes.len()),
         Action::Input(Input::Flush { id }) => format!("flush {id:?}"),
@@ -248,6 +249,7 @@ fn utterance() -> Utterance {
         stable_words: 0,
         confidence: 1.0,
         audio_processed: 1.0,
+        alternatives: Vec::new(),
     }
 }
 

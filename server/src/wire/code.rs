@@ -138,12 +138,10 @@ warning_codes! {
     UnknownType = "unknown_type";
     /// A `start` that came after audio or a second `start`.
     LateStart = "late_start";
-    /// A field that is understood but not served by this model.
+    /// A field that is understood and has no effect here.
     UnsupportedOption = "unsupported_option";
     /// The session will reach its longest allowed duration.
     SessionEnding = "session_ending";
-    /// The file ends before its header says.
-    TruncatedAudio = "truncated_audio";
 }
 
 #[cfg(test)]

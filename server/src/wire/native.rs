@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use waxwing_model::transcript;
 
-use crate::engine::{Utterance, Word};
+use crate::engine::{Alternative, Utterance, Word};
 
 /// What sets a session up: the query of the request, or a first text message `start`. Every field is optional.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -33,12 +33,37 @@ pub struct Options {
     pub partials: Option<bool>,
     /// Whether finals list their words.
     pub words: Option<bool>,
-    /// Hypotheses for each final.
-    pub alternatives: Option<u32>,
+    /// How words are searched for.
+    #[serde(flatten)]
+    pub decoding: Decoding,
     /// Phrases to favour.
     pub hotwords: Option<Value>,
     /// When an utterance ends.
     pub endpointing: Option<Endpointing>,
+}
+
+/// How words are searched for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Decoding {
+    /// Prefixes that are kept from frame to frame; 1 is the best path.
+    pub beam_width: Option<u32>,
+    /// Hypotheses that a final shows, the best one included.
+    pub alternatives: Option<u32>,
+}
+
+impl Decoding {
+    /// What is given here over other settings.
+    pub fn over(self, settings: transcript::Decoding) -> transcript::Decoding {
+        let count = |wanted: Option<u32>, other: usize| {
+            wanted.map_or(other, |count| usize::try_from(count).unwrap_or(usize::MAX))
+        };
+        transcript::Decoding {
+            beam_width: count(self.beam_width, settings.beam_width),
+            alternatives: count(self.alternatives, settings.alternatives),
+            ..settings
+        }
+    }
 }
 
 /// When an utterance ends.
@@ -190,6 +215,27 @@ pub struct Final {
     /// The words, unless switched off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub words: Option<Vec<FinalWord>>,
+    /// What else it may have been, the most probable first, where that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub alternatives: Vec<FinalAlternative>,
+}
+
+/// Another hypothesis for a whole utterance.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FinalAlternative {
+    /// Spoken form.
+    pub text: String,
+    /// 0 to 1.
+    pub confidence: f64,
+}
+
+impl From<Alternative> for FinalAlternative {
+    fn from(alternative: Alternative) -> Self {
+        Self {
+            text: alternative.text,
+            confidence: seconds(f64::from(alternative.confidence)),
+        }
+    }
 }
 
 /// A word of a final.
@@ -234,6 +280,11 @@ impl Final {
             confidence: seconds(f64::from(utterance.confidence)),
             audio_processed: seconds(utterance.audio_processed),
             words: with_words.then(|| utterance.words.into_iter().map(FinalWord::from).collect()),
+            alternatives: utterance
+                .alternatives
+                .into_iter()
+                .map(FinalAlternative::from)
+                .collect(),
         }
     }
 }
@@ -272,6 +323,7 @@ mod tests {
             stable_words: 2,
             confidence: 0.93,
             audio_processed: 1.92,
+            alternatives: Vec::new(),
         }
     }
 
@@ -289,6 +341,12 @@ mod tests {
             @r#"{"type":"final","utterance":0,"start":0.32,"end":1.6,"text":"and mister john","confidence":0.93,"audio_processed":1.92,"words":[{"word":"and","start":0.32,"end":0.48,"confidence":0.97}]}"#);
         insta::assert_snapshot!(json(ServerMessage::Final(Final::new(utterance(), false))),
             @r#"{"type":"final","utterance":0,"start":0.32,"end":1.6,"text":"and mister john","confidence":0.93,"audio_processed":1.92}"#);
+        let alternatives = vec![Alternative {
+            text: "and mister jon".into(),
+            confidence: 0.51,
+        }];
+        insta::assert_snapshot!(json(ServerMessage::Final(Final::new(Utterance { alternatives, ..utterance() }, false))),
+            @r#"{"type":"final","utterance":0,"start":0.32,"end":1.6,"text":"and mister john","confidence":0.93,"audio_processed":1.92,"alternatives":[{"text":"and mister jon","confidence":0.51}]}"#);
         insta::assert_snapshot!(json(ServerMessage::Flushed { id: Some("42".into()) }), @r#"{"type":"flushed","id":"42"}"#);
         insta::assert_snapshot!(json(ServerMessage::Done { audio_seconds: 7.0, utterances: 1, ignored_messages: 0 }),
             @r#"{"type":"done","audio_seconds":7.0,"utterances":1,"ignored_messages":0}"#);
@@ -307,6 +365,7 @@ mod tests {
             panic!("no start")
         };
         assert_eq!(start.encoding.as_deref(), Some("s16le"));
+        assert_eq!(start.options.decoding.alternatives, Some(1));
         assert_eq!(start.options.endpointing.unwrap().silence_ms, Some(800));
         assert_eq!(
             serde_json::from_str::<ClientMessage>(r#"{"type":"flush","id":"42"}"#).unwrap(),

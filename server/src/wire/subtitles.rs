@@ -235,6 +235,7 @@ mod tests {
             words,
             confidence: 0.9,
             audio_processed: 0.0,
+            alternatives: Vec::new(),
         }
     }
 

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::native::seconds;
+use super::native::{FinalAlternative, seconds};
 use super::openai::Usage;
 use super::subtitles;
 use crate::engine::{Utterance, Word};
@@ -69,6 +69,9 @@ pub struct Segment {
     pub compression_ratio: f32,
     /// Always 0: a segment has words.
     pub no_speech_prob: f32,
+    /// What else it may have been, the most probable first, where that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub alternatives: Vec<FinalAlternative>,
 }
 
 /// A word with its times.
@@ -111,6 +114,18 @@ pub struct FileUtterance {
     pub confidence: f32,
     /// The words.
     pub words: Vec<FileWord>,
+    /// What else it may have been, the most probable first, where that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub alternatives: Vec<FinalAlternative>,
+}
+
+fn alternatives(utterance: &Utterance) -> Vec<FinalAlternative> {
+    utterance
+        .alternatives
+        .iter()
+        .cloned()
+        .map(FinalAlternative::from)
+        .collect()
 }
 
 /// A word of a file.
@@ -200,6 +215,7 @@ impl Segment {
             avg_logprob: utterance.confidence.max(f32::MIN_POSITIVE).ln(),
             compression_ratio: 1.0,
             no_speech_prob: 0.0,
+            alternatives: alternatives(utterance),
         }
     }
 }
@@ -239,6 +255,7 @@ impl From<&Utterance> for FileUtterance {
             text: utterance.text.clone(),
             confidence: utterance.confidence,
             words: utterance.words.iter().map(word).collect(),
+            alternatives: alternatives(utterance),
         }
     }
 }
@@ -267,6 +284,7 @@ mod tests {
             words,
             confidence: 1.0,
             audio_processed: 9.0,
+            alternatives: Vec::new(),
         };
         [
             utterance(0, vec![word("and", 0.32, 0.48), word("then", 0.56, 0.880_000_1)]),

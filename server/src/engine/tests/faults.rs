@@ -67,13 +67,7 @@ async fn batch_of_three(engine: &Engine, model: &Fake, fault: Fault, audio: &[u8
 #[tokio::test]
 async fn one_row_that_is_not_finite_ends_one_session() {
     let model = Fake::new();
-    let engine = start(
-        &model,
-        EngineOptions {
-            batch_limit: Some(8),
-            ..options(1)
-        },
-    );
+    let engine = start(&model, batching(8, 1));
     let audio = speech(1, 1.0);
     let expected = alone(&engine, &audio).await;
     let events = batch_of_three(&engine, &model, Fault::NonFinite(vec![1]), &audio).await;
@@ -91,13 +85,7 @@ async fn one_row_that_is_not_finite_ends_one_session() {
 #[tokio::test]
 async fn two_rows_that_are_not_finite_end_the_worker() {
     let model = Fake::new();
-    let engine = start(
-        &model,
-        EngineOptions {
-            batch_limit: Some(8),
-            ..options(1)
-        },
-    );
+    let engine = start(&model, batching(8, 1));
     let audio = speech(1, 1.0);
     let expected = alone(&engine, &audio).await;
     let events = batch_of_three(&engine, &model, Fault::NonFinite(vec![0, 2]), &audio).await;
@@ -183,9 +171,21 @@ async fn a_client_that_leaves_in_mid_step_frees_its_slot_once() {
 
 #[tokio::test]
 async fn an_engine_that_is_dropped_ends_its_streams() {
-    let engine = start(&Fake::new(), options(1));
-    let stream = engine.open(&request()).unwrap();
+    let (engine, stream) = begin();
     drop(engine);
     assert!(error_code(&rest(&stream).await).is_some());
     assert_eq!(stream.send(Input::Stop), Err(Closed));
+}
+
+#[test]
+fn a_model_that_fails_its_warm_up_is_not_served() {
+    for fault in [Fault::Error, Fault::Panic] {
+        let model = Fake::new();
+        model.then(fault);
+        let error = Engine::start(vec![model], options(2)).unwrap_err().to_string();
+        assert!(
+            error.starts_with("model `fake`: the warm-up step failed"),
+            "{error}"
+        );
+    }
 }

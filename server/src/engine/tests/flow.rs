@@ -13,8 +13,7 @@ fn silence(milliseconds: usize) -> Vec<u8> {
 
 #[tokio::test]
 async fn the_last_and_the_first_word_are_heard() {
-    let engine = start(&Fake::new(), options(1));
-    let stream = engine.open(&request()).unwrap();
+    let (_engine, stream) = begin();
     send(&stream, &silence(1_000));
     send(&stream, &burst(60));
     flush(&stream, "1");
@@ -31,8 +30,7 @@ async fn the_last_and_the_first_word_are_heard() {
 
 #[tokio::test]
 async fn a_flush_without_new_audio_is_answered_without_a_step() {
-    let engine = start(&Fake::new(), options(1));
-    let stream = engine.open(&request()).unwrap();
+    let (engine, stream) = begin();
     flush(&stream, "empty");
     let id = Some("empty".to_string());
     assert_eq!(soon(stream.next_event()).await, Some(Event::Flushed { id }));
@@ -51,8 +49,7 @@ async fn a_flush_without_new_audio_is_answered_without_a_step() {
 
 #[tokio::test]
 async fn a_stream_takes_nothing_after_its_stop() {
-    let engine = start(&Fake::new(), options(1));
-    let stream = engine.open(&request()).unwrap();
+    let (engine, stream) = begin();
     stop(&stream);
     assert_eq!(stream.send(Input::Stop), Err(Closed));
     let events = rest(&stream).await;
@@ -63,6 +60,51 @@ async fn a_stream_takes_nothing_after_its_stop() {
     assert_eq!(events, expected);
     assert_eq!(soon(stream.next_event()).await, None);
     all_free(&engine).await;
+}
+
+#[tokio::test]
+async fn every_step_says_how_far_it_has_heard_also_in_silence() {
+    let (engine, stream) = begin();
+    let (mut sent, mut heard, mut words) = (0.0, -1.0, 0);
+    for step in 0..40 {
+        let loud = (12..16).contains(&step);
+        send(&stream, &if loud { burst(80) } else { silence(80) });
+        sent += 0.08;
+        // A step is due as soon as its segment of 80 ms, the look-ahead of 40 ms and a window's last 15 ms are there.
+        let due = ((sent - 0.055_f64) / 0.08).floor().max(0.0) * 0.08;
+        while heard < due - 1e-6 && due > 0.0 {
+            match soon(stream.next_event()).await {
+                Some(Event::Partial(partial)) => {
+                    assert!(partial.audio_processed > heard, "{partial:?} after {heard}");
+                    heard = partial.audio_processed;
+                    words += partial.words.len();
+                    // Behind the pause that ends the utterance nothing is open.
+                    assert_eq!(partial.text.is_empty(), partial.words.is_empty());
+                }
+                Some(Event::Final(utterance)) => {
+                    assert!(utterance.audio_processed >= heard, "{utterance:?}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert!(words > 0);
+    stop(&stream);
+    while soon(stream.next_event()).await.is_some() {}
+    let counters = engine.counters();
+    assert_eq!(counters.partials.load(Relaxed), counters.rows.load(Relaxed));
+}
+
+#[tokio::test]
+async fn audio_that_ends_inside_a_sample_is_named() {
+    let (_engine, stream) = begin();
+    send(&stream, &silence(500)[1..]);
+    stop(&stream);
+    let events = rest(&stream).await;
+    let [.., Event::Warning { code, .. }, Event::Done { audio_seconds, .. }] = events.as_slice() else {
+        panic!("{events:?}")
+    };
+    assert_eq!((*code, *audio_seconds), ("odd_audio_length", 7_999.0 / 16_000.0));
 }
 
 #[tokio::test]
@@ -130,8 +172,9 @@ async fn who_sends_an_hour_at_once_yields_to_a_microphone() {
     let engine = start(
         &model,
         EngineOptions {
-            batch_limit: Some(1),
-            ..options(1)
+            // All of the hour may wait.
+            backlog: Duration::from_secs(3_600),
+            ..batching(1, 1)
         },
     );
     let first = model.gate();
@@ -162,13 +205,7 @@ async fn who_sends_an_hour_at_once_yields_to_a_microphone() {
 #[tokio::test]
 async fn files_wait_for_speech_and_are_heard_alike() {
     let model = Fake::new();
-    let engine = start(
-        &model,
-        EngineOptions {
-            batch_limit: Some(1),
-            ..options(1)
-        },
-    );
+    let engine = start(&model, batching(1, 1));
     let audio = speech(4, 4.0);
     let expected = alone(&engine, &audio).await;
     let samples: Vec<f32> = audio
@@ -205,13 +242,7 @@ async fn files_wait_for_speech_and_are_heard_alike() {
 #[tokio::test]
 async fn rows_that_wait_together_are_stepped_together() {
     let model = Fake::new();
-    let engine = start(
-        &model,
-        EngineOptions {
-            batch_limit: Some(8),
-            ..options(1)
-        },
-    );
+    let engine = start(&model, batching(8, 1));
     let streams: Vec<_> = (0..4).map(|_| engine.open(&request()).unwrap()).collect();
     let first = model.gate();
     let second = model.gate();
@@ -315,9 +346,50 @@ async fn a_draining_engine_gives_last_words_and_takes_nobody() {
 }
 
 #[tokio::test]
+async fn a_wider_search_shows_other_hypotheses_and_may_begin_in_mid_stream() {
+    let (engine, stream) = begin();
+    let decoding = Decoding {
+        beam_width: 8,
+        alternatives: 3,
+        ..Decoding::default()
+    };
+    let transcriber = TranscriberOptions {
+        decoding,
+        ..request().transcriber
+    };
+    let audio = speech(5, 4.0);
+    send(&stream, &audio);
+    flush(&stream, "wider");
+    let partials = true;
+    stream
+        .send(Input::Configure {
+            partials,
+            transcriber,
+        })
+        .unwrap();
+    send(&stream, &audio);
+    stop(&stream);
+    let events = rest(&stream).await;
+    let wider = events
+        .iter()
+        .position(|event| matches!(event, Event::Flushed { .. }))
+        .unwrap();
+    let (before, after) = (finals(&events[..wider]), finals(&events[wider..]));
+    assert!(!before.is_empty() && before.iter().all(|said| said.alternatives.is_empty()));
+    assert!(
+        after.iter().any(|said| !said.alternatives.is_empty()),
+        "{after:?}"
+    );
+    for said in after {
+        assert!(said.alternatives.len() < 3);
+        assert!(said.alternatives.iter().all(|other| other.text != said.text));
+    }
+    all_free(&engine).await;
+}
+
+#[tokio::test]
 async fn new_settings_hold_from_where_they_were_sent() {
-    let engine = start(&Fake::new(), options(1));
-    let stream = engine.open(&request()).unwrap();
+    let (_engine, stream) = begin();
     stream
         .send(Input::Configure {
             partials: false,

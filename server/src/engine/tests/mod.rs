@@ -4,6 +4,7 @@
 mod faults;
 mod flow;
 mod promises;
+mod real;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use waxwing_frontend::features::FeatureConfig;
 use waxwing_model::encoder::{Geometry, StateCache, StepRow};
 use waxwing_model::tokens::Tokens;
-use waxwing_model::transcript::{Endpointing, TranscriberOptions};
+use waxwing_model::transcript::{Decoding, Endpointing, TranscriberOptions};
 
 use super::*;
 
@@ -26,7 +27,7 @@ const NUM_FEATURES: usize = 80;
 const SPEECH: f32 = -0.3;
 
 /// What the next step shall do instead of succeeding.
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// Nothing: the step succeeds.
     None,
     Error,
@@ -38,28 +39,28 @@ pub(super) enum Fault {
 }
 
 /// Two ends of a [`Fault::Gate`]: tells when the step has begun (with its rows), lets it go on.
-pub(super) struct Gate {
-    pub(super) begun: Receiver<usize>,
-    pub(super) go_on: Sender<()>,
+pub(crate) struct Gate {
+    pub(crate) begun: Receiver<usize>,
+    pub(crate) go_on: Sender<()>,
 }
 
 /// A model with real geometry: 80 ms segments, 40 ms look-ahead, output frames of 20 ms. Each output frame of speech
 /// is a letter that depends on all loudness since the stream's beginning, so any mix-up of states shows in the text.
-pub(super) struct Fake {
+pub(crate) struct Fake {
     id: &'static str,
     geometry: Geometry,
     tokens: Arc<Tokens>,
     faults: Mutex<VecDeque<Fault>>,
     /// The next look at the geometry panics: a stand-in for a bug outside the step.
-    pub(super) panic_outside: AtomicBool,
+    pub(crate) panic_outside: AtomicBool,
 }
 
 impl Fake {
-    pub(super) fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Self::named("fake")
     }
 
-    pub(super) fn named(id: &'static str) -> Arc<Self> {
+    pub(crate) fn named(id: &'static str) -> Arc<Self> {
         Arc::new(Self {
             id,
             geometry: Geometry {
@@ -76,12 +77,12 @@ impl Fake {
     }
 
     /// Adds what a coming step shall do.
-    pub(super) fn then(&self, fault: Fault) {
+    pub(crate) fn then(&self, fault: Fault) {
         self.faults.lock().unwrap().push_back(fault);
     }
 
     /// Holds a coming step.
-    pub(super) fn gate(&self) -> Gate {
+    pub(crate) fn gate(&self) -> Gate {
         let (say, begun) = channel();
         let (go_on, wait) = channel();
         self.then(Fault::Gate(say, wait));
@@ -181,19 +182,34 @@ impl StepModel for Fake {
     }
 }
 
-pub(super) fn options(workers: usize) -> EngineOptions {
+pub(crate) fn options(workers: usize) -> EngineOptions {
     EngineOptions {
         workers,
         ..EngineOptions::default()
     }
 }
 
-pub(super) fn start(model: &Arc<Fake>, options: EngineOptions) -> Arc<Engine> {
+pub(crate) fn start(model: &Arc<Fake>, options: EngineOptions) -> Arc<Engine> {
     Engine::start(vec![Arc::clone(model) as Arc<dyn StepModel>], options).unwrap()
 }
 
+/// As [`options`], with batches of up to `limit` rows whatever warm-up finds.
+pub(crate) fn batching(limit: usize, workers: usize) -> EngineOptions {
+    EngineOptions {
+        batch_limit: Some(limit),
+        ..options(workers)
+    }
+}
+
+/// A stream and its engine, which has one worker.
+pub(crate) fn begin() -> (Arc<Engine>, Stream) {
+    let engine = start(&Fake::new(), options(1));
+    let stream = engine.open(&request()).unwrap();
+    (engine, stream)
+}
+
 /// Short pauses end utterances, so that short audio has several.
-pub(super) fn request() -> StreamRequest {
+pub(crate) fn request() -> StreamRequest {
     StreamRequest {
         transcriber: TranscriberOptions {
             endpointing: Endpointing {
@@ -207,7 +223,7 @@ pub(super) fn request() -> StreamRequest {
 }
 
 /// Bursts of noise and pauses, `seconds` of s16le at 16 kHz, the same for the same seed.
-pub(super) fn speech(seed: u64, seconds: f64) -> Vec<u8> {
+pub(crate) fn speech(seed: u64, seconds: f64) -> Vec<u8> {
     let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = move || {
         random ^= random << 13;
@@ -230,27 +246,27 @@ pub(super) fn speech(seed: u64, seconds: f64) -> Vec<u8> {
     samples.iter().flat_map(|sample| sample.to_le_bytes()).collect()
 }
 
-pub(super) fn send(stream: &Stream, audio: &[u8]) {
+pub(crate) fn send(stream: &Stream, audio: &[u8]) {
     stream.send(Input::Audio(Bytes::copy_from_slice(audio))).unwrap();
 }
 
-pub(super) fn flush(stream: &Stream, id: &str) {
+pub(crate) fn flush(stream: &Stream, id: &str) {
     stream.send(Input::Flush { id: Some(id.into()) }).unwrap();
 }
 
-pub(super) fn stop(stream: &Stream) {
+pub(crate) fn stop(stream: &Stream) {
     stream.send(Input::Stop).unwrap();
 }
 
 /// What must not take long does not: a test that would hang fails.
-pub(super) async fn soon<T>(what: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), what)
         .await
         .expect("in time")
 }
 
 /// All events to the end, checked against the promises about their order.
-pub(super) async fn rest(stream: &Stream) -> Vec<Event> {
+pub(crate) async fn rest(stream: &Stream) -> Vec<Event> {
     let mut events = Vec::new();
     while let Some(event) = soon(stream.next_event()).await {
         events.push(event);
@@ -260,7 +276,7 @@ pub(super) async fn rest(stream: &Stream) -> Vec<Event> {
 }
 
 /// I5 and I6: ids and times only grow, nothing lies behind the audio, one end and nothing after it.
-pub(super) fn check(events: &[Event]) {
+pub(crate) fn check(events: &[Event]) {
     let (mut finals, mut last_end, mut processed) = (0, 0.0, 0.0);
     for (index, event) in events.iter().enumerate() {
         let is_end = matches!(event, Event::Done { .. } | Event::Error { .. });
@@ -296,7 +312,7 @@ pub(super) fn check(events: &[Event]) {
     }
 }
 
-pub(super) fn finals(events: &[Event]) -> Vec<Utterance> {
+pub(crate) fn finals(events: &[Event]) -> Vec<Utterance> {
     let finals = events.iter().filter_map(|event| match event {
         Event::Final(utterance) => Some(utterance.clone()),
         _ => None,
@@ -305,14 +321,14 @@ pub(super) fn finals(events: &[Event]) -> Vec<Utterance> {
 }
 
 /// The transcript of one stream that has the engine to itself.
-pub(super) async fn alone(engine: &Engine, audio: &[u8]) -> Vec<Utterance> {
+pub(crate) async fn alone(engine: &Engine, audio: &[u8]) -> Vec<Utterance> {
     let stream = engine.open(&request()).unwrap();
     send(&stream, audio);
     stop(&stream);
     finals(&rest(&stream).await)
 }
 
-pub(super) fn error_code(events: &[Event]) -> Option<ErrorCode> {
+pub(crate) fn error_code(events: &[Event]) -> Option<ErrorCode> {
     match events.last() {
         Some(Event::Error { code, .. }) => Some(*code),
         _ => None,
@@ -320,7 +336,7 @@ pub(super) fn error_code(events: &[Event]) -> Option<ErrorCode> {
 }
 
 /// Waits, without a clock, until no stream holds a slot (I7), and checks that no promise was broken on the way.
-pub(super) async fn all_free(engine: &Engine) {
+pub(crate) async fn all_free(engine: &Engine) {
     soon(async {
         while engine.shared.pool.counts().live + engine.shared.pool.counts().files > 0 {
             tokio::task::yield_now().await;

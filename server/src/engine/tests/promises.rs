@@ -4,12 +4,63 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
         .unwrap()
         .block_on(future)
+}
+
+/// The events of a stream whose audio comes in parts of these sizes, the rest at last.
+pub(crate) async fn heard_in_parts(engine: &Engine, audio: &[u8], cuts: &[usize]) -> Vec<Event> {
+    let stream = engine.open(&request()).unwrap();
+    let mut left = audio;
+    for cut in cuts {
+        let (head, rest) = left.split_at((*cut).min(left.len()));
+        send(&stream, head);
+        left = rest;
+        tokio::task::yield_now().await;
+    }
+    send(&stream, left);
+    stop(&stream);
+    rest(&stream).await
+}
+
+/// The finals of a stream among others that have heard so many bytes before it begins, and theirs with their audio.
+pub(crate) async fn heard_among(
+    engine: &Engine,
+    audio: &[u8],
+    ages: &[usize],
+) -> (Vec<Utterance>, Vec<(Vec<Utterance>, Vec<u8>)>) {
+    let neighbours: Vec<_> = ages
+        .iter()
+        .enumerate()
+        .map(|(index, age)| {
+            let stream = engine.open(&request()).unwrap();
+            let audio = speech(100 + index as u64, 4.0);
+            send(&stream, &audio[..*age]);
+            (stream, audio, *age)
+        })
+        .collect();
+    let stream = engine.open(&request()).unwrap();
+    for (part, chunk) in audio.chunks(5_000).enumerate() {
+        send(&stream, chunk);
+        for (neighbour, audio, age) in &neighbours {
+            let from = (age + part * 5_000).min(audio.len());
+            send(neighbour, &audio[from..(from + 5_000).min(audio.len())]);
+        }
+        tokio::task::yield_now().await;
+    }
+    stop(&stream);
+    let mine = finals(&rest(&stream).await);
+    let mut theirs = Vec::new();
+    for (neighbour, audio, age) in neighbours {
+        let sent = (age + audio.len().min(20 * 5_000)).min(audio.len());
+        stop(&neighbour);
+        theirs.push((finals(&rest(&neighbour).await), audio[..sent].to_vec()));
+    }
+    (mine, theirs)
 }
 
 #[tokio::test]
@@ -19,6 +70,30 @@ async fn the_fake_hears_words_and_its_finals_repeat() {
     let first = alone(&engine, &audio).await;
     assert!(first.len() >= 3, "{first:?}");
     assert_eq!(alone(&engine, &audio).await, first);
+}
+
+/// A bound that nothing comes near to would promise little: a full backlog and a long utterance fill a good part.
+#[tokio::test]
+async fn a_busy_session_comes_near_to_its_bound() {
+    let model = Fake::new();
+    let engine = start(&model, options(1));
+    let bound = engine.session_bytes(model.as_ref(), 16_000).unwrap();
+    let gate = model.gate();
+    let stream = engine.open(&request()).unwrap();
+    let audio = speech(1, 8.0);
+    while stream.is_writable() {
+        send(&stream, &audio);
+    }
+    gate.begun.recv().unwrap();
+    let held = stream.bytes_held();
+    assert!(
+        held <= bound.most && held * 5 > bound.most,
+        "{held} of {}",
+        bound.most
+    );
+    drop(stream);
+    gate.go_on.send(()).unwrap();
+    all_free(&engine).await;
 }
 
 proptest! {
@@ -32,19 +107,7 @@ proptest! {
     ) {
         let engine = start(&Fake::new(), options(2));
         let audio = speech(seed, 3.0);
-        let events = block_on(async {
-            let stream = engine.open(&request()).unwrap();
-            let mut left = audio.as_slice();
-            for cut in cuts {
-                let (head, rest) = left.split_at(cut.min(left.len()));
-                send(&stream, head);
-                left = rest;
-                tokio::task::yield_now().await;
-            }
-            send(&stream, left);
-            stop(&stream);
-            rest(&stream).await
-        });
+        let events = block_on(heard_in_parts(&engine, &audio, &cuts));
         let is_done = matches!(
             events.last(),
             Some(Event::Done { audio_seconds, .. }) if (audio_seconds - 3.0).abs() < 1e-9
@@ -63,36 +126,7 @@ proptest! {
     ) {
         let engine = start(&Fake::new(), options(workers));
         let audio = speech(7, 3.0);
-        let (mine, theirs) = block_on(async {
-            let neighbours: Vec<_> = ages
-                .iter()
-                .enumerate()
-                .map(|(index, age)| {
-                    let stream = engine.open(&request()).unwrap();
-                    let audio = speech(100 + index as u64, 4.0);
-                    send(&stream, &audio[..*age]);
-                    (stream, audio, *age)
-                })
-                .collect();
-            let stream = engine.open(&request()).unwrap();
-            for (part, chunk) in audio.chunks(5_000).enumerate() {
-                send(&stream, chunk);
-                for (neighbour, audio, age) in &neighbours {
-                    let from = (age + part * 5_000).min(audio.len());
-                    send(neighbour, &audio[from..(from + 5_000).min(audio.len())]);
-                }
-                tokio::task::yield_now().await;
-            }
-            stop(&stream);
-            let mine = finals(&rest(&stream).await);
-            let mut theirs = Vec::new();
-            for (neighbour, audio, age) in neighbours {
-                let sent = (age + audio.len().min(20 * 5_000)).min(audio.len());
-                stop(&neighbour);
-                theirs.push((finals(&rest(&neighbour).await), audio[..sent].to_vec()));
-            }
-            (mine, theirs)
-        });
+        let (mine, theirs) = block_on(heard_among(&engine, &audio, &ages));
         prop_assert_eq!(mine, block_on(alone(&engine, &audio)));
         for (finals, audio) in theirs {
             prop_assert_eq!(finals, block_on(alone(&engine, &audio)));
@@ -146,6 +180,57 @@ proptest! {
         for _ in 0..slots {
             prop_assert_eq!(&block_on(alone(&engine, &audio)), &expected);
         }
+    }
+
+    /// I8: whatever clients send, ask for and leave unread, no session ever holds more than the published bound; one
+    /// that is open and silent holds less than the bound for that.
+    #[test]
+    fn i8_bytes_held_stay_within_the_bound(
+        rate_hz in prop::sample::select(vec![8_000_u32, 16_000, 48_000]),
+        moves in prop::collection::vec((0_usize..200_000, 0_usize..4, any::<bool>()), 1..25),
+        seed in 0_u64..20,
+        beam_width in prop::sample::select(vec![1_usize, 4, 16]),
+        alternatives in 1_usize..4,
+    ) {
+        let decoding = Decoding { beam_width, alternatives, ..Decoding::default() };
+        let engine = start(&Fake::new(), EngineOptions { decoding, ..options(2) });
+        let model = Fake::new();
+        let bound = engine.session_bytes(model.as_ref(), rate_hz).unwrap();
+        let transcriber = TranscriberOptions { decoding, ..request().transcriber };
+        let wanted = StreamRequest { input_rate_hz: rate_hz, transcriber, ..request() };
+        let audio = speech(seed, 12.0);
+        block_on(async {
+            let stream = engine.open(&wanted).unwrap();
+            let idle = stream.bytes_held();
+            assert!(idle <= bound.idle, "{idle} > {}", bound.idle);
+            for (bytes, flushes, reads) in moves {
+                // Who reads nothing is not read from; then the oldest events have to go.
+                while !stream.is_writable() {
+                    tokio::select! {
+                        biased;
+                        () = stream.writable() => {}
+                        event = soon(stream.next_event()) => drop(event),
+                    }
+                }
+                // A message is at most 256 KiB.
+                send(&stream, &audio[..bytes]);
+                for _ in 0..flushes {
+                    flush(&stream, &"f".repeat(200));
+                }
+                let held = stream.bytes_held();
+                assert!(held <= bound.most, "{held} > {}", bound.most);
+                while reads && stream.unread_for() > Duration::ZERO {
+                    stream.next_event().await;
+                }
+            }
+            stop(&stream);
+            while let Some(event) = soon(stream.next_event()).await {
+                drop(event);
+                assert!(stream.bytes_held() <= bound.most);
+            }
+        });
+        prop_assert!(engine.session_bytes_seen() <= bound.most as u64);
+        block_on(all_free(&engine));
     }
 
     /// I9 and the timeline: flushes anywhere lose no audio, are answered in order, and later times do not count the
