@@ -25,6 +25,8 @@ pub struct Hypothesis {
     emissions: Vec<Emission>,
     prediction: Arc<Prediction>,
     score: f32,
+    /// Of the blank that ended the last frame.
+    blank_log_prob: f32,
 }
 
 impl Hypothesis {
@@ -36,6 +38,11 @@ impl Hypothesis {
     /// Log-prob of all its tokens and blanks: as torchaudio's, not normalised.
     pub fn score(&self) -> f32 {
         self.score
+    }
+
+    /// Log-prob of the blank that ended the last frame, where it was last extended.
+    pub fn blank_log_prob(&self) -> f32 {
+        self.blank_log_prob
     }
 
     fn has_same_tokens(&self, other: &Self) -> bool {
@@ -73,6 +80,7 @@ impl Search {
             emissions: Vec::new(),
             prediction: networks.beginning(),
             score: 0.0,
+            blank_log_prob: 0.0,
         }];
         Self {
             networks,
@@ -116,9 +124,17 @@ impl Search {
         self.forgotten += count;
     }
 
-    /// Keeps the best hypothesis alone: what has been read until now will not change.
-    pub fn decide(&mut self) {
+    /// Keeps the best hypothesis alone, gives its tokens and forgets them: what has been read until now will not change. What
+    /// comes is measured as if the stream began here, so that scores keep their precision however long the stream is.
+    /// The predictor goes on.
+    pub fn decide(&mut self) -> Vec<Emission> {
         self.hypotheses.truncate(1);
+        self.forgotten = 0;
+        let Some(best) = self.hypotheses.first_mut() else {
+            return Vec::new();
+        };
+        best.score = 0.0;
+        std::mem::take(&mut best.emissions)
     }
 
     /// Bytes on the heap, the networks not counted.
@@ -150,6 +166,7 @@ impl Search {
                 };
                 ended.push(Hypothesis {
                     score,
+                    blank_log_prob: log_probs[classes - 1],
                     ..hypothesis.clone()
                 });
             }
@@ -213,6 +230,7 @@ impl Search {
                     emissions,
                     prediction: Arc::new(prediction),
                     score,
+                    blank_log_prob: 0.0,
                 }
             })
             .collect()
