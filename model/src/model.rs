@@ -14,7 +14,7 @@ use crate::error::ModelError;
 use crate::loader::{self, WEIGHTS_FILE, Weights};
 use crate::module::head_classes;
 use crate::tokens::Tokens;
-use crate::transcript::{Transcriber, TranscriberOptions};
+use crate::transcript::{Decoding, Transcriber, TranscriberOptions};
 use crate::transducer::Networks;
 
 /// Name of the configuration in a model directory.
@@ -223,6 +223,14 @@ impl Model {
                 Transcriber::for_transducer(tokens, Arc::clone(networks), frame_seconds, options)
             }
             None => Transcriber::new(tokens, frame_seconds, options),
+        }
+    }
+
+    /// The most bytes that such a decoder ever holds.
+    pub fn max_transcriber_bytes(&self, decoding: &Decoding) -> usize {
+        match &self.transducer {
+            Some(networks) => Transcriber::max_transducer_state_bytes(&self.tokens, networks),
+            None => Transcriber::max_state_bytes(&self.tokens, self.output_frame_seconds(), decoding),
         }
     }
 

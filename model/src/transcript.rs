@@ -210,6 +210,16 @@ impl Transcriber {
             .saturating_add(search)
     }
 
+    /// As [`max_state_bytes`](Self::max_state_bytes), for a transducer.
+    pub fn max_transducer_state_bytes(tokens: &Tokens, networks: &Networks) -> usize {
+        let config = networks.config();
+        let heard = Hypothesis::max_heap_bytes(Stage::most_tokens(config), tokens.longest_spelling());
+        size_of::<Self>()
+            .saturating_add(size_of::<Stage>())
+            .saturating_add(heard)
+            .saturating_add(Stage::max_heap_bytes(config))
+    }
+
     fn accept_frame(&mut self, log_probs: &[f32]) {
         if let Decoder::Transducer(stage) = &mut self.decoder {
             let mut settled = Vec::new();
@@ -295,7 +305,9 @@ impl Transcriber {
         let (start, has_completed_words) = self.progress();
         // A transducer may move a word behind the frame that it was heard in.
         let age_frames = self.frames_seen.saturating_sub(start?);
+        let is_full = matches!(&self.decoder, Decoder::Transducer(stage) if stage.is_full());
         let ended = match self.detector.judge(age_frames, has_completed_words) {
+            _ if is_full => self.end_utterance(),
             Verdict::GoOn => None,
             Verdict::EndUtterance => self.end_utterance(),
             Verdict::CutAtWordBoundary => {

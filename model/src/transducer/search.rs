@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::config::RnntConfig;
 use super::networks::{Networks, Prediction};
 
 /// A token of a hypothesis.
@@ -145,6 +146,15 @@ impl Search {
         self.hypotheses.capacity() * size_of::<Hypothesis>() + self.hypotheses.iter().map(held).sum::<usize>()
     }
 
+    /// The most that [`heap_bytes`](Self::heap_bytes) can be while no hypothesis has more than `num_tokens`.
+    pub fn max_heap_bytes(config: &RnntConfig, num_tokens: usize) -> usize {
+        let prediction = config.encoding_dim + 2 * config.num_lstm_layers * config.symbol_embedding_dim;
+        let each = size_of::<Hypothesis>()
+            + 2 * num_tokens.max(4) * size_of::<Emission>()
+            + 2 * prediction * size_of::<f32>();
+        config.search.beam_width.saturating_mul(each)
+    }
+
     /// Reads the next encoder frame, `(encoding) f32`.
     pub fn accept(&mut self, frame: &[f32]) {
         let config = self.networks.config();
@@ -190,6 +200,7 @@ impl Search {
         };
         ended.sort_by(|left, right| order(right).total_cmp(&order(left)));
         ended.truncate(beam);
+        ended.shrink_to_fit();
         self.hypotheses = ended;
         self.frames_seen += 1;
     }

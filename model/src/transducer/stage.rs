@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::config::RnntConfig;
 use super::networks::Networks;
 use super::search::{Emission, Hypothesis, Search};
 use crate::ctc::BeamHypothesis;
@@ -19,6 +20,10 @@ pub(crate) enum Heard {
     Blank(f32),
 }
 
+/// Tokens after which an utterance is ended, so that a session's memory is bounded whatever the model says: more than a
+/// minute of speech has.
+const MOST_TOKENS: usize = 1_024;
+
 /// The search of one stream, and where the next token may start.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Stage {
@@ -27,6 +32,8 @@ pub(crate) struct Stage {
     last_start: Option<u64>,
     /// Unsettled tokens of the best hypothesis, as last shown.
     shown: Vec<u32>,
+    /// Tokens settled since the last decision.
+    settled: usize,
 }
 
 impl Stage {
@@ -35,6 +42,7 @@ impl Stage {
             search: Search::new(networks),
             last_start: None,
             shown: Vec::new(),
+            settled: 0,
         }
     }
 
@@ -66,6 +74,7 @@ impl Stage {
         let tail = self.best_tail();
         let tokens = timed(table, &tail[..self.search.num_certain().min(tail.len())], self.last_start);
         self.search.forget(tokens.len());
+        self.settled += tokens.len();
         self.last_start = tokens.last().map(|token| token.start).or(self.last_start);
         settled.extend(tokens);
         let tokens = self.best_tail().iter().map(|emission| emission.token);
@@ -82,6 +91,7 @@ impl Stage {
         self.last_start = tokens.last().map(|token| token.start).or(self.last_start);
         settled.extend(tokens);
         self.shown.clear();
+        self.settled = 0;
     }
 
     /// Unsettled tokens of the best hypothesis, in order.
@@ -104,6 +114,23 @@ impl Stage {
     /// The output frame behind all tokens: where an utterance can end.
     pub(crate) fn end(&self) -> u64 {
         self.last_start.map_or(0, |start| start + 1)
+    }
+
+    /// Whether the utterance must be ended, however the speech goes on.
+    pub(crate) fn is_full(&self) -> bool {
+        self.settled + self.best_tail().len() >= MOST_TOKENS
+    }
+
+    /// Tokens that an utterance can have, those of the frame that fills it included.
+    pub(crate) fn most_tokens(config: &RnntConfig) -> usize {
+        MOST_TOKENS + config.search.step_max_tokens
+    }
+
+    /// The most that [`heap_bytes`](Self::heap_bytes) can be.
+    pub(crate) fn max_heap_bytes(config: &RnntConfig) -> usize {
+        // The other hypotheses can be longer than the best by what they said since they parted from it.
+        let tokens = 2 * Self::most_tokens(config);
+        Search::max_heap_bytes(config, tokens) + 2 * tokens * size_of::<u32>()
     }
 
     /// Bytes on the heap, the networks not counted.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use waxwing_frontend::features::FeatureConfig;
 use waxwing_model::encoder::{Geometry, StateCache, StepRow};
 use waxwing_model::tokens::Tokens;
-use waxwing_model::transcript::{Transcriber, TranscriberOptions};
+use waxwing_model::transcript::{Decoding, Transcriber, TranscriberOptions};
 
 /// A failed step, in words for the log.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +29,10 @@ pub trait StepModel: Send + Sync + 'static {
     /// Makes the decoder of a new stream's output.
     fn transcriber(&self, options: TranscriberOptions) -> Transcriber {
         Transcriber::new(Arc::clone(self.tokens()), self.output_frame_seconds(), options)
+    }
+    /// The most bytes that such a decoder ever holds.
+    fn max_transcriber_bytes(&self, decoding: &Decoding) -> usize {
+        Transcriber::max_state_bytes(self.tokens(), self.output_frame_seconds(), decoding)
     }
     /// A fresh state for one slot; allocated once.
     fn new_state(&self) -> StateCache;
