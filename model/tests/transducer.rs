@@ -759,8 +759,14 @@ impl Stream {
         self.transcriber.accept(&self.output, &mut self.finals);
         assert!(self.transcriber.state_bytes() <= self.most_bytes);
         if let Some(partial) = self.transcriber.partial() {
-            assert!(partial.words.iter().all(|word| word.start < word.end), "{partial:?}");
-            assert!(partial.words.windows(2).all(|pair| pair[0].end <= pair[1].start), "{partial:?}");
+            assert!(
+                partial.words.iter().all(|word| word.start < word.end),
+                "{partial:?}"
+            );
+            assert!(
+                partial.words.windows(2).all(|pair| pair[0].end <= pair[1].start),
+                "{partial:?}"
+            );
         }
     }
 }
@@ -792,7 +798,11 @@ fn eight_live_sessions_equal_their_own_offline_runs() {
     let directory = Directory::new("live");
     std::fs::create_dir_all(&directory.0).unwrap();
     let stats = directory.0.join("stats.json");
-    std::fs::write(&stats, json!({"mean": vec![9.0; 8], "invstddev": vec![0.4; 8]}).to_string()).unwrap();
+    std::fs::write(
+        &stats,
+        json!({"mean": vec![9.0; 8], "invstddev": vec![0.4; 8]}).to_string(),
+    )
+    .unwrap();
     let options = Options {
         normalisation: Some(stats),
         tokens: Some(golden("tokens.model")),
@@ -801,10 +811,19 @@ fn eight_live_sessions_equal_their_own_offline_runs() {
     let path = directory.0.join("model");
     convert_file(kind("rnnt"), &golden("rnnt.pt"), &options, &path).unwrap();
     let model = Model::load(&path).unwrap();
-    let tone: Vec<f32> = flat(&golden_data.tensor("features.audio")).iter().map(|v| (*v / 32768.0) as f32).collect();
+    let tone: Vec<f32> = flat(&golden_data.tensor("features.audio"))
+        .iter()
+        .map(|v| (*v / 32768.0) as f32)
+        .collect();
     let audio = |session: usize| -> Vec<f32> {
-        let tone = tone.iter().cycle().skip(session * 1_117).take(36_000 + session * 2_001);
-        tone.enumerate().map(|(at, value)| value * (1.0 + (at as f32 * 3e-4).sin())).collect()
+        let tone = tone
+            .iter()
+            .cycle()
+            .skip(session * 1_117)
+            .take(36_000 + session * 2_001);
+        tone.enumerate()
+            .map(|(at, value)| value * (1.0 + (at as f32 * 3e-4).sin()))
+            .collect()
     };
     let alone: Vec<Stream> = (0..8)
         .map(|session| {
@@ -817,8 +836,9 @@ fn eight_live_sessions_equal_their_own_offline_runs() {
             stream
         })
         .collect();
-    let mut live: Vec<Stream> =
-        (0..8).map(|session| Stream::new(&model, audio(session), 160 + 731 * session, 1_000)).collect();
+    let mut live: Vec<Stream> = (0..8)
+        .map(|session| Stream::new(&model, audio(session), 160 + 731 * session, 1_000))
+        .collect();
     for round in 0.. {
         if live.iter().all(|stream| stream.is_done(&model)) {
             break;
@@ -839,19 +859,35 @@ fn eight_live_sessions_equal_their_own_offline_runs() {
         live.finals.extend(live.transcriber.finish());
         assert_eq!(live.frames.len(), alone.frames.len());
         let pairs = live.frames.iter().zip(&alone.frames);
-        let worst = pairs.map(|(live, alone)| (live - alone).abs()).fold(0.0, f32::max);
+        let worst = pairs
+            .map(|(live, alone)| (live - alone).abs())
+            .fold(0.0, f32::max);
         assert!(worst <= 1e-4, "session {session}: {worst}");
-        let text = |stream: &Stream| stream.finals.iter().map(|u| (u.start, u.text())).collect::<Vec<_>>();
+        let text = |stream: &Stream| {
+            stream
+                .finals
+                .iter()
+                .map(|u| (u.start, u.text()))
+                .collect::<Vec<_>>()
+        };
         assert_eq!(text(live), text(alone), "session {session}");
         for pair in live.finals.windows(2) {
             assert!(pair[0].end <= pair[1].start && pair[0].utterance + 1 == pair[1].utterance);
         }
         cuts += live.finals.len().saturating_sub(1);
-        words += live.finals.iter().map(|utterance| utterance.words.len()).sum::<usize>();
+        words += live
+            .finals
+            .iter()
+            .map(|utterance| utterance.words.len())
+            .sum::<usize>();
 
         // torchaudio's way: each window's mel frames through the streaming transcriber.
         let mut values = Vec::new();
-        model.features().extractor(16_000).unwrap().push(&audio(session), &mut values);
+        model
+            .features()
+            .extractor(16_000)
+            .unwrap()
+            .push(&audio(session), &mut values);
         let mut inputs = BTreeMap::new();
         let mut expected: Vec<f64> = Vec::new();
         for window in values.chunks_exact(20 * 8) {
@@ -867,6 +903,11 @@ fn eight_live_sessions_equal_their_own_offline_runs() {
         }
     }
     assert!(greatest <= F32_TOLERANCE, "{greatest}");
-    assert!(words > 15 && cuts > 0, "only {words} words, {cuts} utterances were cut");
-    println!("RNN-T live: 8 sessions, {words} words, {cuts} cuts, frames within {greatest:.2e} of the original's windows");
+    assert!(
+        words > 15 && cuts > 0,
+        "only {words} words, {cuts} utterances were cut"
+    );
+    println!(
+        "RNN-T live: 8 sessions, {words} words, {cuts} cuts, frames within {greatest:.2e} of the original's windows"
+    );
 }

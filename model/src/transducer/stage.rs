@@ -72,7 +72,11 @@ impl Stage {
             Heard::Doubtful
         };
         let tail = self.best_tail();
-        let tokens = timed(table, &tail[..self.search.num_certain().min(tail.len())], self.last_start);
+        let tokens = timed(
+            table,
+            &tail[..self.search.num_certain().min(tail.len())],
+            self.last_start,
+        );
         self.search.forget(tokens.len());
         self.settled += tokens.len();
         self.last_start = tokens.last().map(|token| token.start).or(self.last_start);
@@ -139,7 +143,10 @@ impl Stage {
     }
 
     fn best_tail(&self) -> &[Emission] {
-        self.search.hypotheses().first().map_or(&[], Hypothesis::emissions)
+        self.search
+            .hypotheses()
+            .first()
+            .map_or(&[], Hypothesis::emissions)
     }
 }
 
