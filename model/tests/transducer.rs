@@ -465,6 +465,32 @@ fn an_emformer_alone_is_converted_with_its_settings() {
     assert_eq!(encoded.output.dims(), [1, 8, 20]);
 }
 
+/// Whatever the architecture, by its sizes alone.
+#[test]
+fn a_checkpoint_is_converted_as_it_is() {
+    let directory = Directory::new("as-is");
+    let text = refusal("as-is", &golden("emformer.pt"), &Options::default());
+    expect(&text, &["architecture: missing"]);
+    let set = json!({"architecture": "emformer", "input_dim": 20, "num_heads": 2, "ffn_dim": 18, "num_layers": 2,
+        "segment_length": 4, "right_context_length": 1});
+    let options = Options {
+        set: set.as_object().unwrap().clone(),
+        ..Options::default()
+    };
+    convert_file(kind("as-is"), &golden("emformer.pt"), &options, &directory.0).unwrap();
+    assert_eq!(
+        Encoder::load(&directory.0).unwrap().geometry().lookahead_frames,
+        1
+    );
+    let mut wrong = options;
+    wrong.set.insert("ffn_dim".into(), json!(17));
+    let text = refusal("as-is", &golden("emformer.pt"), &wrong);
+    expect(
+        &text,
+        &["emformer_layers.0.pos_ff.1.weight: expected shape [17, 20], found [18, 20]"],
+    );
+}
+
 #[test]
 fn what_is_no_checkpoint_of_the_kind_is_named() {
     for (name, file, parts) in [
