@@ -61,7 +61,7 @@ fn load(mut config: Value) -> (Model, Encoder) {
         })
         .collect();
     (
-        Model::from_parts(&config, &tokens, &bytes).unwrap(),
+        Model::from_parts(&config, &tokens, &bytes, &Device::Cpu).unwrap(),
         Encoder::from_parts(&config, &bytes).unwrap(),
     )
 }
