@@ -322,15 +322,21 @@ impl OfflineEncoder for Reference {
 
     /// The utterance's frames, without those of the queries. A chunk that reaches past an item's look-ahead sees zeros there.
     fn forward(&self, features: &Tensor, lengths: &[usize]) -> Result<(Tensor, Vec<usize>), ModelError> {
-        let (batch, frames, _) = features.dims3()?;
-        let lookahead = self.geometry.lookahead_frames;
-        let heard: Vec<f64> = lengths
-            .iter()
-            .flat_map(|length| (0..frames).map(move |frame| f64::from(u8::from(frame < length + lookahead))))
-            .collect();
-        let heard = Tensor::from_vec(heard, (batch, frames, 1), features.device())?;
-        let features = features.to_dtype(self.dtype)?;
-        let output = self.run(&features.broadcast_mul(&heard.to_dtype(self.dtype)?)?, lengths)?;
+        let output = if self.config.chunk.is_some() {
+            let (batch, frames, _) = features.dims3()?;
+            let lookahead = self.geometry.lookahead_frames;
+            let heard: Vec<f64> = lengths
+                .iter()
+                .flat_map(|length| {
+                    (0..frames).map(move |frame| f64::from(u8::from(frame < length + lookahead)))
+                })
+                .collect();
+            let heard = Tensor::from_vec(heard, (batch, frames, 1), features.device())?;
+            let features = features.to_dtype(self.dtype)?;
+            self.run(&features.broadcast_mul(&heard.to_dtype(self.dtype)?)?, lengths)?
+        } else {
+            self.run(features, lengths)?
+        };
         let queries = self.config.queries.len();
         let output = output
             .narrow(1, queries, output.dim(1)? - queries)?
