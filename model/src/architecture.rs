@@ -7,7 +7,9 @@ use waxwing_frontend::features::FeatureConfig;
 
 use crate::config::{Config, EncoderConfig};
 use crate::encoder::emformer::{self, DeviceEmformer, Emformer};
+use crate::encoder::fsmn::{self, Fsmn, FsmnModule};
 use crate::encoder::head::{self, WithHead};
+use crate::encoder::sanm::{self, Sanm, SanmModule};
 use crate::encoder::{Geometry, Module, OfflineEncoder, StreamingEncoder};
 use crate::error::ModelError;
 use crate::loader::{Expected, Weights};
@@ -20,6 +22,10 @@ pub(crate) fn problems(encoder: &EncoderConfig, require: &mut dyn FnMut(bool, St
         EncoderConfig::Emformer(sizes) => sizes.problems(false, require),
         EncoderConfig::WhisperEmformer(sizes) => sizes.problems(true, require),
         EncoderConfig::EmformerRnnt(sizes) => sizes.problems(require),
+        EncoderConfig::Fsmn(sizes) => sizes.problems(require),
+        EncoderConfig::FunasrFsmn(sizes) => sizes.problems(require),
+        EncoderConfig::DeepFsmn(sizes) => sizes.problems(require),
+        EncoderConfig::Sanm(sizes) => sizes.problems(require),
     }
 }
 
@@ -30,6 +36,10 @@ pub fn encoder_tensors(encoder: &EncoderConfig) -> Vec<Expected> {
             emformer::expected_tensors(sizes)
         }
         EncoderConfig::EmformerRnnt(sizes) => transducer::expected_tensors(sizes),
+        EncoderConfig::Fsmn(sizes) => sizes.program().expected_tensors(),
+        EncoderConfig::FunasrFsmn(sizes) => sizes.program().expected_tensors(),
+        EncoderConfig::DeepFsmn(sizes) => sizes.program().expected_tensors(),
+        EncoderConfig::Sanm(sizes) => sizes.expected_tensors(),
     }
 }
 
@@ -40,15 +50,23 @@ pub fn geometry(encoder: &EncoderConfig) -> Option<Geometry> {
             Some(emformer::geometry(sizes))
         }
         EncoderConfig::EmformerRnnt(sizes) => Some(transducer::geometry(sizes)),
+        EncoderConfig::Fsmn(sizes) => Some(sizes.program().geometry()),
+        EncoderConfig::FunasrFsmn(sizes) => Some(sizes.program().geometry()),
+        EncoderConfig::DeepFsmn(sizes) => Some(sizes.program().geometry()),
+        EncoderConfig::Sanm(sizes) => Some(sizes.geometry()),
     }
 }
 
 /// Why the encoder cannot be stepped live, or `None` when it can.
 pub fn cannot_stream(encoder: &EncoderConfig) -> Option<String> {
     match encoder {
-        EncoderConfig::Emformer(_) | EncoderConfig::WhisperEmformer(_) | EncoderConfig::EmformerRnnt(_) => {
-            None
-        }
+        EncoderConfig::Emformer(_)
+        | EncoderConfig::WhisperEmformer(_)
+        | EncoderConfig::EmformerRnnt(_)
+        | EncoderConfig::Fsmn(_)
+        | EncoderConfig::FunasrFsmn(_)
+        | EncoderConfig::DeepFsmn(_) => None,
+        EncoderConfig::Sanm(sizes) => sizes.cannot_stream(),
     }
 }
 
@@ -81,6 +99,10 @@ fn bare_streaming_encoder(
             let windows = matches!(config.features, Some(FeatureConfig::MelWindows(_)));
             Box::new(TransducerEncoder::new(sizes, weights, windows)?)
         }
+        EncoderConfig::Fsmn(sizes) => Box::new(Fsmn::new(&sizes.program(), weights)?),
+        EncoderConfig::FunasrFsmn(sizes) => Box::new(Fsmn::new(&sizes.program(), weights)?),
+        EncoderConfig::DeepFsmn(sizes) => Box::new(Fsmn::new(&sizes.program(), weights)?),
+        EncoderConfig::Sanm(sizes) => Box::new(Sanm::new(sizes, weights)?),
     })
 }
 
@@ -97,6 +119,16 @@ pub fn offline_encoder(
             Box::new(emformer::Reference::new(sizes, weights, &Device::Cpu)?)
         }
         EncoderConfig::EmformerRnnt(sizes) => Box::new(transducer::Reference::new(sizes, weights)?),
+        EncoderConfig::Fsmn(sizes) => {
+            Box::new(fsmn::Reference::new(&sizes.program(), weights, &Device::Cpu)?)
+        }
+        EncoderConfig::FunasrFsmn(sizes) => {
+            Box::new(fsmn::Reference::new(&sizes.program(), weights, &Device::Cpu)?)
+        }
+        EncoderConfig::DeepFsmn(sizes) => {
+            Box::new(fsmn::Reference::new(&sizes.program(), weights, &Device::Cpu)?)
+        }
+        EncoderConfig::Sanm(sizes) => Box::new(sanm::Reference::new(sizes, weights, &Device::Cpu)?),
     })
 }
 
@@ -110,6 +142,10 @@ pub fn module(config: &Config, weights: &Weights) -> Result<Box<dyn Module>, Mod
             Box::new(EncoderModule::new(config, weights)?)
         }
         EncoderConfig::EmformerRnnt(sizes) => Box::new(TransducerModule::new(sizes, weights)?),
+        EncoderConfig::Fsmn(sizes) => Box::new(FsmnModule::new(&sizes.program(), config, weights)?),
+        EncoderConfig::FunasrFsmn(sizes) => Box::new(FsmnModule::new(&sizes.program(), config, weights)?),
+        EncoderConfig::DeepFsmn(sizes) => Box::new(FsmnModule::new(&sizes.program(), config, weights)?),
+        EncoderConfig::Sanm(sizes) => Box::new(SanmModule::new(sizes, config, weights)?),
     })
 }
 
@@ -123,7 +159,7 @@ pub fn expected_tensors(config: &Config, classes: Option<usize>) -> Vec<Expected
 }
 
 /// Builds the encoder that is served, with the model's CTC head behind it if it has one. The Emformers run on any device; the
-/// head, a small part of the work, runs on the CPU.
+/// other encoders, and the head, a small part of the work, run on the CPU.
 ///
 /// # Errors
 /// [`ModelError::CannotStream`], or [`ModelError::Invalid`] for missing tensors.

@@ -8,8 +8,11 @@ use waxwing_frontend::features::FeatureConfig;
 
 use crate::architecture;
 use crate::encoder::emformer::EmformerConfig;
+use crate::encoder::fsmn::{CellStackConfig, DeepFsmnConfig, FunasrFsmnConfig};
+use crate::encoder::sanm::SanmConfig;
 use crate::error::ModelError;
 use crate::transducer::RnntConfig;
+use crate::vad::VadConfig;
 
 /// The value of `format` that this release reads.
 pub const FORMAT: u32 = 1;
@@ -36,6 +39,9 @@ pub struct Config {
     /// Present when the model ends in a CTC head (tensors `head.weight` and `head.bias`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ctc: Option<CtcConfig>,
+    /// Present when the model's outputs are probabilities that tell speech from silence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vad: Option<VadConfig>,
     /// SPDX expression for the weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub license: Option<String>,
@@ -54,6 +60,7 @@ struct ConfigFile {
     sample_rate: u32,
     features: Option<FeatureConfig>,
     ctc: Option<CtcConfig>,
+    vad: Option<VadConfig>,
     license: Option<String>,
 }
 
@@ -71,6 +78,7 @@ impl TryFrom<ConfigFile> for Config {
             sample_rate: file.sample_rate,
             features: file.features,
             ctc: file.ctc,
+            vad: file.vad,
             license: file.license,
         })
     }
@@ -91,6 +99,14 @@ pub enum EncoderConfig {
     WhisperEmformer(EmformerConfig),
     /// An Emformer transcriber with a predictor and a joiner, as `torchaudio.models.emformer_rnnt_model` builds it.
     EmformerRnnt(RnntConfig),
+    /// The stack of `d5555/FSMN`: one of its four cells, and two linear layers.
+    Fsmn(CellStackConfig),
+    /// FunASR's FSMN, the encoder of FSMN-VAD and of its keyword spotters.
+    FunasrFsmn(FunasrFsmnConfig),
+    /// Compact, deep and pyramidal FSMN as the papers define them.
+    DeepFsmn(DeepFsmnConfig),
+    /// Self-attention with a memory beside it: FunASR's SenseVoice, and its encoders that work in chunks.
+    Sanm(SanmConfig),
 }
 
 /// The CTC head.
@@ -151,6 +167,9 @@ impl Config {
             format!("sample_rate: expected 8000 to 192000, found {}", self.sample_rate),
         );
         architecture::problems(&self.encoder, &mut require);
+        if let (Some(vad), Some(geometry)) = (&self.vad, architecture::geometry(&self.encoder)) {
+            vad.problems(geometry.output_dim, &mut require);
+        }
         if problems.is_empty() {
             Ok(())
         } else {

@@ -26,6 +26,7 @@ pub mod module;
 pub mod tokens;
 pub mod transcript;
 pub mod transducer;
+pub mod vad;
 
 pub use config::Config;
 pub use error::ModelError;

@@ -12,7 +12,7 @@ use crate::config::Activation;
     unsafe_code,
     reason = "calling code compiled for instructions that were detected"
 )]
-fn vectorised<R>(work: impl FnOnce() -> R) -> R {
+pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2,fma")]
@@ -176,11 +176,21 @@ impl Linear {
 pub(crate) struct Norm {
     weight: Vec<f32>,
     bias: Vec<f32>,
+    epsilon: f32,
 }
 
 impl Norm {
     pub(crate) fn new(weight: Vec<f32>, bias: Vec<f32>) -> Self {
-        Self { weight, bias }
+        Self {
+            weight,
+            bias,
+            epsilon: super::emformer::NORM_EPSILON as f32,
+        }
+    }
+
+    /// With another number added to variances before their root.
+    pub(crate) fn with_epsilon(self, epsilon: f32) -> Self {
+        Self { epsilon, ..self }
     }
 
     /// Writes the norm of each row of `input` to the same row of `output`.
@@ -188,7 +198,7 @@ impl Norm {
         let dim = self.weight.len();
         vectorised(|| {
             for (from, to) in input.chunks_exact(dim).zip(output.chunks_exact_mut(dim)) {
-                let (mean, scale) = mean_and_scale(from);
+                let (mean, scale) = mean_and_scale(from, self.epsilon);
                 for (((to, &from), &weight), &bias) in
                     to.iter_mut().zip(from).zip(&self.weight).zip(&self.bias)
                 {
@@ -203,7 +213,7 @@ impl Norm {
         let dim = self.weight.len();
         vectorised(|| {
             for row in values.chunks_exact_mut(dim) {
-                let (mean, scale) = mean_and_scale(row);
+                let (mean, scale) = mean_and_scale(row, self.epsilon);
                 for ((value, &weight), &bias) in row.iter_mut().zip(&self.weight).zip(&self.bias) {
                     *value = (*value - mean) * scale * weight + bias;
                 }
@@ -213,14 +223,11 @@ impl Norm {
 }
 
 #[inline(always)]
-fn mean_and_scale(row: &[f32]) -> (f32, f32) {
+fn mean_and_scale(row: &[f32], epsilon: f32) -> (f32, f32) {
     let count = row.len() as f32;
     let mean = sum(row, |value| value) / count;
     let variance = sum(row, |value| (value - mean) * (value - mean)) / count;
-    (
-        mean,
-        1.0 / (variance + super::emformer::NORM_EPSILON as f32).sqrt(),
-    )
+    (mean, 1.0 / (variance + epsilon).sqrt())
 }
 
 /// Partial sums in as many lanes as a vector register has, which the compiler may not introduce by itself.

@@ -6,8 +6,10 @@
 //! serialised.
 
 pub mod emformer;
+pub mod fsmn;
 pub mod head;
 pub(crate) mod kernels;
+pub mod sanm;
 
 use std::collections::BTreeMap;
 
