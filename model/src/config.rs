@@ -7,7 +7,11 @@ use serde::{Deserialize, Serialize};
 use waxwing_frontend::features::FeatureConfig;
 
 use crate::architecture;
+use crate::attention_decoder::AttentionDecoderConfig;
+use crate::encoder::csr::ConvNet2Config;
 use crate::encoder::emformer::EmformerConfig;
+use crate::encoder::recurrent::{CellStackConfig, RecurrentConfig};
+use crate::encoder::skim::{MemLstmConfig, SegLstmConfig, SkimConfig};
 use crate::error::ModelError;
 use crate::transducer::RnntConfig;
 
@@ -91,6 +95,20 @@ pub enum EncoderConfig {
     WhisperEmformer(EmformerConfig),
     /// An Emformer transcriber with a predictor and a joiner, as `torchaudio.models.emformer_rnnt_model` builds it.
     EmformerRnnt(RnntConfig),
+    /// speechbrain's RNN, LSTM, GRU, LiGRU or QuasiRNN.
+    Recurrent(RecurrentConfig),
+    /// A stack of speechbrain's cells: a module, no encoder.
+    RecurrentCells(CellStackConfig),
+    /// speechbrain's decoder with attention: a module, no encoder.
+    AttentionalRnnDecoder(AttentionDecoderConfig),
+    /// espnet's SkiM.
+    Skim(SkimConfig),
+    /// The part of SkiM between segments: a module, no encoder.
+    SkimMemLstm(MemLstmConfig),
+    /// The part of SkiM within a segment: a module, no encoder.
+    SkimSegLstm(SegLstmConfig),
+    /// csr-pytorch's ConvNet2.
+    CsrConvnet(ConvNet2Config),
 }
 
 /// The CTC head.

@@ -1,0 +1,7 @@
+//! The recurrent systems against what their originals compute (`tests/golden/`), and served live.
+
+mod csr;
+mod live;
+mod skim;
+mod speechbrain;
+mod support;
