@@ -176,7 +176,9 @@ pub fn module(config: &Config, weights: &Weights) -> Result<Box<dyn Module>, Mod
         }
         EncoderConfig::RecurrentCells(sizes) => Box::new(CellStack::new(sizes, weights, "")?),
         EncoderConfig::AttentionalRnnDecoder(sizes) => Box::new(AttentionDecoder::new(sizes, weights)?),
-        EncoderConfig::Skim(_) | EncoderConfig::CsrConvnet(_) => Box::new(EncoderModule::new(config, weights)?),
+        EncoderConfig::Skim(_) | EncoderConfig::CsrConvnet(_) => {
+            Box::new(EncoderModule::new(config, weights)?)
+        }
         EncoderConfig::SkimMemLstm(sizes) => Box::new(MemLstm::new(sizes, weights, "")?),
         EncoderConfig::SkimSegLstm(sizes) => Box::new(SegLstm::new(sizes, weights, "")?),
     })

@@ -117,7 +117,8 @@ def decoder_cases(tensors):
     for index, (rnn, attention, layers) in enumerate(itertools.product(("rnn", "gru", "lstm"), ("content", "location", "keyvalue"), (1, 2))):
         case = f"decoder{index}"
         torch.manual_seed(300 + index)
-        sizes = dict(hidden_size=HIDDEN, attn_dim=6, num_layers=layers, enc_dim=7, input_size=3, scaling=1.5 if index % 2 else 1.0, channels=3, kernel_size=2)
+        sizes = dict(hidden_size=HIDDEN, attn_dim=6, num_layers=layers, enc_dim=7, input_size=3, scaling=1.5 if index % 2 else 1.0)
+        sizes |= dict(channels=3, kernel_size=2) if attention == "location" else {}
         model = randomise(original.AttentionalRNNDecoder(rnn, attention, bias=True, re_init=False, nonlinearity="relu", **sizes))
         inputs, encoded, relative = torch.randn(BATCH, 5, 3), torch.randn(BATCH, 9, 7), torch.tensor([0.5, 1.0, 0.61])
 

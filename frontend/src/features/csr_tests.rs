@@ -11,7 +11,7 @@ const COUNTS: [usize; 6] = [1, 200, 320, 321, 1_600, 2_050];
 
 fn golden(name: &str, file: &[u8]) -> Vec<f32> {
     let file = SafeTensors::deserialize(file).unwrap();
-    let values = file.tensor(name).unwrap().data().as_chunks().0.iter();
+    let values = file.tensor(name).unwrap().data().as_chunks::<4>().0.iter();
     values.map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
@@ -75,7 +75,10 @@ fn any_split_gives_the_same_frames_and_says_what_it_needs() {
 fn silence_is_the_floor_and_the_scale_is_an_offset() {
     let mut silence = Vec::new();
     extractor().push(&[0.0; 320], &mut silence);
-    assert!(silence.iter().all(|value| (value + 72.087_31).abs() < 1e-3), "{silence:?}");
+    assert!(
+        silence.iter().all(|value| (value + 72.087_31).abs() < 1e-3),
+        "{silence:?}"
+    );
     let samples = golden("samples320", &file());
     let scaled = FeatureConfig::CsrSpectrogram(CsrSpectrogramConfig {
         input_scale: 32_768.0,

@@ -94,7 +94,9 @@ impl AttentionDecoderConfig {
             for (name, size) in [("channels", self.channels), ("kernel_size", self.kernel_size)] {
                 require(
                     size.is_some_and(|size| (1..=1 << 16).contains(&size)),
-                    format!("encoder.{name}: expected 1 to 65536 for location-aware attention, found {size:?}"),
+                    format!(
+                        "encoder.{name}: expected 1 to 65536 for location-aware attention, found {size:?}"
+                    ),
                 );
             }
         }

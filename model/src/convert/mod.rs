@@ -10,6 +10,8 @@ mod emformer;
 mod pickle;
 mod rnnt;
 pub mod sentencepiece;
+mod skim;
+mod speechbrain;
 mod zip;
 
 use std::fs;
@@ -42,7 +44,15 @@ pub struct Kind {
 }
 
 /// Every kind that can be converted.
-pub const KINDS: &[Kind] = &[emformer::KIND, rnnt::KIND];
+pub const KINDS: &[Kind] = &[
+    emformer::KIND,
+    rnnt::KIND,
+    speechbrain::ENCODER,
+    speechbrain::CELLS,
+    speechbrain::DECODER,
+    skim::SKIM,
+    skim::CSR,
+];
 
 /// What is said besides the checkpoint.
 #[derive(Debug, Clone, Default)]

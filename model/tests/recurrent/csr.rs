@@ -42,7 +42,11 @@ fn weight(name: &str, shape: &[usize]) -> Tensor {
         values.iter_mut().for_each(|value| *value += 1.0);
     } else {
         let is_norm = name.contains(".1.") || name.contains(".module.");
-        let offset = if is_norm && name.ends_with("weight") { 1.0 } else { 0.0 };
+        let offset = if is_norm && name.ends_with("weight") {
+            1.0
+        } else {
+            0.0
+        };
         values.iter_mut().for_each(|value| *value = *value * 0.5 + offset);
     }
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
@@ -93,7 +97,9 @@ fn every_variant_equals_the_original_alone_and_in_a_batch() {
             let original = reference.forward_as_original(&features, &lengths).unwrap();
             let original = head.log_probs(&original).unwrap();
             worst.check(variant, &original, &expected["batched"], tolerance);
-            let masked = head.log_probs(&reference.forward(&features, &lengths).unwrap()).unwrap();
+            let masked = head
+                .log_probs(&reference.forward(&features, &lengths).unwrap())
+                .unwrap();
             for (item, length) in lengths.into_iter().enumerate() {
                 let own = masked.narrow(0, item, 1).unwrap();
                 let own = own.narrow(1, 0, length.div_ceil(4)).unwrap();
@@ -117,7 +123,10 @@ fn it_encodes_files_and_says_why_it_cannot_stream() {
         .encode(&features, &[37, 30, 17], Mode::Streaming)
         .unwrap_err()
         .to_string();
-    assert!(error.contains("bidirectional") && error.contains("POST"), "{error}");
+    assert!(
+        error.contains("bidirectional") && error.contains("POST"),
+        "{error}"
+    );
 }
 
 #[test]

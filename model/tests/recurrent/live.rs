@@ -85,7 +85,10 @@ fn serve(architecture: &str, encoder: &Value, seed: u64) {
         for session in &mut sessions {
             session.heard.extend_from_slice(&session.output);
         }
-        if sessions.iter().all(|session| session.taken == session.features.len()) {
+        if sessions
+            .iter()
+            .all(|session| session.taken == session.features.len())
+        {
             break;
         }
     }
@@ -100,7 +103,10 @@ fn serve(architecture: &str, encoder: &Value, seed: u64) {
             .map(|(whole, heard)| (whole - f64::from(*heard)).abs())
             .fold(0.0, |most: f64, value| if value <= most { most } else { value });
         assert_eq!(session.heard.len(), frames * geometry.output_dim);
-        assert!(most <= F32_TOLERANCE, "{architecture} {encoder}, session {index}: {most:e}");
+        assert!(
+            most <= F32_TOLERANCE,
+            "{architecture} {encoder}, session {index}: {most:e}"
+        );
     }
 }
 
@@ -131,8 +137,16 @@ fn recurrent_encoders() {
 
 #[test]
 fn skim_with_borders_of_its_own_in_every_row() {
-    for (seed, (mem_type, num_blocks, step_length)) in
-        [("hc", 3, 4), ("h", 2, 1), ("c", 3, 9), ("id", 2, 3), ("hc", 1, 2), ("hc", 2, 6)].into_iter().enumerate()
+    for (seed, (mem_type, num_blocks, step_length)) in [
+        ("hc", 3, 4),
+        ("h", 2, 1),
+        ("c", 3, 9),
+        ("id", 2, 3),
+        ("hc", 1, 2),
+        ("hc", 2, 6),
+    ]
+    .into_iter()
+    .enumerate()
     {
         let encoder = json!({"input_size": 5, "hidden_size": 7, "output_size": 4, "segment_size": 6, "num_blocks": num_blocks,
             "bidirectional": false, "norm_type": "cLN", "mem_type": mem_type, "step_length": step_length});

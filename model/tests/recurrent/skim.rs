@@ -26,7 +26,10 @@ fn every_variant_equals_the_original() {
     golden.each("skim", "skim", |case, config, _, expected, tolerance| {
         let weights = golden.weights(case, config, expected["output"].dtype());
         let features = &golden.inputs(case)["features"];
-        let output = Reference::new(sizes(config), &weights).unwrap().forward(features).unwrap();
+        let output = Reference::new(sizes(config), &weights)
+            .unwrap()
+            .forward(features)
+            .unwrap();
         worst.check(case, &output, &expected["output"], tolerance);
         if let Some(stream) = expected.get("stream") {
             worst.check(case, &output, stream, tolerance);
@@ -55,7 +58,9 @@ fn the_live_executor_equals_the_original_too() {
                 sizes.step_length = Some(step_length);
             }
             let encoder = Encoder::new(&config, &weights).unwrap();
-            let encoded = encoder.encode(features, &vec![frames; batch], Mode::Streaming).unwrap();
+            let encoded = encoder
+                .encode(features, &vec![frames; batch], Mode::Streaming)
+                .unwrap();
             worst.check(case, &encoded.output, stream, tolerance);
         }
     });
@@ -66,37 +71,41 @@ fn the_live_executor_equals_the_original_too() {
 fn memories_equal_the_original_in_rows_and_in_steps() {
     let golden = Golden::read("skim");
     let mut worst = Worst::default();
-    golden.each("memory", "skim-mem-lstm", |case, _, module, expected, tolerance| {
-        let mut inputs = golden.inputs(case);
-        inputs.insert("segments".into(), Tensor::new(&[4i64], &Device::Cpu).unwrap());
-        for (name, found) in module.run(&inputs).unwrap() {
-            worst.check(case, &found, &expected[&name], tolerance);
-        }
-        inputs.remove("segments");
-        if !expected.contains_key("step0_hidden") {
-            let error = module.run(&inputs).unwrap_err().to_string();
-            assert!(error.contains("bidirectional"), "{error}");
-            return;
-        }
-        let mut state = BTreeMap::new();
-        for step in 0..2 {
-            let mut given: BTreeMap<String, Tensor> = inputs
-                .iter()
-                .map(|(name, tensor)| (name.clone(), tensor.narrow(1, step * 2, 2).unwrap()))
-                .collect();
-            given.append(&mut state);
-            for (name, found) in module.run(&given).unwrap() {
-                if name == "hidden" || name == "cell" {
-                    worst.check(case, &found, &expected[&format!("step{step}_{name}")], tolerance);
-                } else {
-                    state.insert(name, found);
+    golden.each(
+        "memory",
+        "skim-mem-lstm",
+        |case, _, module, expected, tolerance| {
+            let mut inputs = golden.inputs(case);
+            inputs.insert("segments".into(), Tensor::new(&[4i64], &Device::Cpu).unwrap());
+            for (name, found) in module.run(&inputs).unwrap() {
+                worst.check(case, &found, &expected[&name], tolerance);
+            }
+            inputs.remove("segments");
+            if !expected.contains_key("step0_hidden") {
+                let error = module.run(&inputs).unwrap_err().to_string();
+                assert!(error.contains("bidirectional"), "{error}");
+                return;
+            }
+            let mut state = BTreeMap::new();
+            for step in 0..2 {
+                let mut given: BTreeMap<String, Tensor> = inputs
+                    .iter()
+                    .map(|(name, tensor)| (name.clone(), tensor.narrow(1, step * 2, 2).unwrap()))
+                    .collect();
+                given.append(&mut state);
+                for (name, found) in module.run(&given).unwrap() {
+                    if name == "hidden" || name == "cell" {
+                        worst.check(case, &found, &expected[&format!("step{step}_{name}")], tolerance);
+                    } else {
+                        state.insert(name, found);
+                    }
                 }
             }
-        }
-        for (name, found) in &state {
-            worst.check(case, found, &expected[name], tolerance);
-        }
-    });
+            for (name, found) in &state {
+                worst.check(case, found, &expected[name], tolerance);
+            }
+        },
+    );
     worst.report("skim memories");
 }
 
@@ -104,14 +113,23 @@ fn memories_equal_the_original_in_rows_and_in_steps() {
 fn segments_equal_the_original() {
     let golden = Golden::read("skim");
     let mut worst = Worst::default();
-    golden.each("segment", "skim-seg-lstm", |case, _, module, expected, tolerance| {
-        let mut inputs = golden.inputs(case);
-        for (name, found) in module.run(&inputs).unwrap() {
-            worst.check(case, &found, &expected[&name], tolerance);
-        }
-        inputs.retain(|name, _| name == "features");
-        worst.check(case, &module.run(&inputs).unwrap()["output"], &expected["fresh"], tolerance);
-    });
+    golden.each(
+        "segment",
+        "skim-seg-lstm",
+        |case, _, module, expected, tolerance| {
+            let mut inputs = golden.inputs(case);
+            for (name, found) in module.run(&inputs).unwrap() {
+                worst.check(case, &found, &expected[&name], tolerance);
+            }
+            inputs.retain(|name, _| name == "features");
+            worst.check(
+                case,
+                &module.run(&inputs).unwrap()["output"],
+                &expected["fresh"],
+                tolerance,
+            );
+        },
+    );
     worst.report("skim segments");
 }
 
@@ -143,7 +161,13 @@ fn what_is_not_causal_says_why_it_cannot_stream() {
         }
         let config = config("skim", &json);
         let weights = random_weights(&config, None, 1);
-        let error = architecture::streaming_encoder(&config, &weights, &Device::Cpu).err().unwrap().to_string();
-        assert!(error.contains(reason) && error.contains("cannot be served live"), "{error}");
+        let error = architecture::streaming_encoder(&config, &weights, &Device::Cpu)
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            error.contains(reason) && error.contains("cannot be served live"),
+            "{error}"
+        );
     }
 }

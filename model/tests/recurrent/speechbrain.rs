@@ -38,7 +38,11 @@ fn encoders_equal_the_original_with_its_mistakes() {
             .get("relative_lengths")
             .map(|relative| relative.to_vec1().unwrap());
         let (output, hidden) = reference
-            .forward_as_original(&inputs["features"], relative.as_deref(), initial(&inputs).as_ref())
+            .forward_as_original(
+                &inputs["features"],
+                relative.as_deref(),
+                initial(&inputs).as_ref(),
+            )
             .unwrap();
         worst.check(case, &output, &expected["output"], tolerance);
         worst.check(case, &hidden.hidden, &expected["hidden"], tolerance);
@@ -53,26 +57,36 @@ fn encoders_equal_the_original_with_its_mistakes() {
 #[test]
 fn the_module_takes_lengths_and_states_by_name() {
     let golden = Golden::read("speechbrain");
-    golden.each("encoders", "recurrent", |case, config, module, expected, tolerance| {
-        if matches!(sizes(config).cell, Cell::Ligru | Cell::QuasiRnn) {
-            return;
-        }
-        let mut inputs = golden.inputs(case);
-        for (given, name) in [("initial", "hidden"), ("initial_cell", "cell")] {
-            if let Some(state) = inputs.remove(given) {
-                inputs.insert(name.into(), state);
+    golden.each(
+        "encoders",
+        "recurrent",
+        |case, config, module, expected, tolerance| {
+            if matches!(sizes(config).cell, Cell::Ligru | Cell::QuasiRnn) {
+                return;
             }
-        }
-        let found = module.run(&inputs).unwrap();
-        Worst::default().check(case, &found["output"], &expected["output"], tolerance);
-        Worst::default().check(case, &found["hidden"], &expected["hidden"], tolerance);
-    });
+            let mut inputs = golden.inputs(case);
+            for (given, name) in [("initial", "hidden"), ("initial_cell", "cell")] {
+                if let Some(state) = inputs.remove(given) {
+                    inputs.insert(name.into(), state);
+                }
+            }
+            let found = module.run(&inputs).unwrap();
+            Worst::default().check(case, &found["output"], &expected["output"], tolerance);
+            Worst::default().check(case, &found["hidden"], &expected["hidden"], tolerance);
+        },
+    );
 }
 
 /// What the originals return where states are wrong is no state: going on with ours equals running on.
 #[test]
 fn a_state_goes_on_where_it_ended() {
-    for (cell, bidirectional) in [("rnn", false), ("lstm", false), ("gru", false), ("ligru", false), ("quasirnn", false)] {
+    for (cell, bidirectional) in [
+        ("rnn", false),
+        ("lstm", false),
+        ("gru", false),
+        ("ligru", false),
+        ("quasirnn", false),
+    ] {
         let json = json!({"cell": cell, "input_size": 3, "hidden_size": 4, "num_layers": 2, "bidirectional": bidirectional});
         let config = config("recurrent", &json);
         let reference = Reference::new(sizes(&config), &random_weights(&config, None, 3)).unwrap();
@@ -91,7 +105,8 @@ fn a_state_goes_on_where_it_ended() {
 #[test]
 fn padding_does_not_matter_in_either_direction() {
     for cell in ["rnn", "lstm", "gru", "ligru", "quasirnn"] {
-        let json = json!({"cell": cell, "input_size": 3, "hidden_size": 4, "num_layers": 2, "bidirectional": true});
+        let json =
+            json!({"cell": cell, "input_size": 3, "hidden_size": 4, "num_layers": 2, "bidirectional": true});
         let config = config("recurrent", &json);
         let reference = Reference::new(sizes(&config), &random_weights(&config, None, 5)).unwrap();
         let features = Tensor::randn(0f32, 1.0, (2, 9, 3), &Device::Cpu).unwrap();
@@ -101,14 +116,26 @@ fn padding_does_not_matter_in_either_direction() {
         let mut worst = Worst::default();
         let own = batched.narrow(0, 1, 1).unwrap();
         worst.check(cell, &own.narrow(1, 0, 6).unwrap(), &alone, F32_TOLERANCE);
-        worst.check(cell, &ends.hidden.narrow(1, 1, 1).unwrap(), &end.hidden, F32_TOLERANCE);
-        assert!(values(&own.narrow(1, 6, 3).unwrap()).iter().all(|&value| value == 0.0));
+        worst.check(
+            cell,
+            &ends.hidden.narrow(1, 1, 1).unwrap(),
+            &end.hidden,
+            F32_TOLERANCE,
+        );
+        assert!(
+            values(&own.narrow(1, 6, 3).unwrap())
+                .iter()
+                .all(|&value| value == 0.0)
+        );
     }
 }
 
 #[test]
 fn relative_lengths_lose_a_frame_as_the_original_s() {
-    assert_eq!(truncated_lengths(&[13.0 / 22.0, 1.0, 0.5], 22).unwrap(), [12, 22, 11]);
+    assert_eq!(
+        truncated_lengths(&[13.0 / 22.0, 1.0, 0.5], 22).unwrap(),
+        [12, 22, 11]
+    );
     for bad in [0.0, 0.01, 1.5, -1.0, f32::NAN, f32::INFINITY] {
         let error = truncated_lengths(&[bad], 22).unwrap_err();
         assert!(matches!(error, ModelError::Input { .. }), "{error}");
@@ -119,19 +146,23 @@ fn relative_lengths_lose_a_frame_as_the_original_s() {
 fn cells_equal_the_original_step_by_step() {
     let golden = Golden::read("speechbrain");
     let mut worst = Worst::default();
-    golden.each("cells", "recurrent-cells", |case, _, module, expected, tolerance| {
-        let input = &golden.inputs(case)["input"];
-        let first = BTreeMap::from([("input".to_owned(), input.get(0).unwrap())]);
-        let mut between = module.run(&first).unwrap();
-        between.remove("output");
-        for (name, state) in &between {
-            worst.check(case, state, &expected[&format!("between_{name}")], tolerance);
-        }
-        between.insert("input".into(), input.get(1).unwrap());
-        for (name, found) in module.run(&between).unwrap() {
-            worst.check(case, &found, &expected[&name], tolerance);
-        }
-    });
+    golden.each(
+        "cells",
+        "recurrent-cells",
+        |case, _, module, expected, tolerance| {
+            let input = &golden.inputs(case)["input"];
+            let first = BTreeMap::from([("input".to_owned(), input.get(0).unwrap())]);
+            let mut between = module.run(&first).unwrap();
+            between.remove("output");
+            for (name, state) in &between {
+                worst.check(case, state, &expected[&format!("between_{name}")], tolerance);
+            }
+            between.insert("input".into(), input.get(1).unwrap());
+            for (name, found) in module.run(&between).unwrap() {
+                worst.check(case, &found, &expected[&name], tolerance);
+            }
+        },
+    );
     worst.report("speechbrain cells");
 }
 
@@ -164,7 +195,9 @@ fn a_bidirectional_model_says_why_it_cannot_stream() {
     let json = json!({"cell": "gru", "input_size": 3, "hidden_size": 4, "bidirectional": true});
     let config = config("recurrent", &json);
     let weights = random_weights(&config, None, 1);
-    let error = architecture::streaming_encoder(&config, &weights, &Device::Cpu).err().unwrap();
+    let error = architecture::streaming_encoder(&config, &weights, &Device::Cpu)
+        .err()
+        .unwrap();
     let message = error.to_string();
     assert!(
         message.contains("bidirectional") && message.contains("POST /v1/audio/transcriptions"),
@@ -201,12 +234,16 @@ fn inputs_that_do_not_fit_are_named() {
 fn decoders_equal_the_original() {
     let golden = Golden::read("speechbrain");
     let mut worst = Worst::default();
-    golden.each("decoders", "attentional-rnn-decoder", |case, _, module, expected, tolerance| {
-        let found = module.run(&golden.inputs(case)).unwrap();
-        for name in ["output", "attention"] {
-            worst.check(case, &found[name], &expected[name], tolerance);
-        }
-    });
+    golden.each(
+        "decoders",
+        "attentional-rnn-decoder",
+        |case, _, module, expected, tolerance| {
+            let found = module.run(&golden.inputs(case)).unwrap();
+            for name in ["output", "attention"] {
+                worst.check(case, &found[name], &expected[name], tolerance);
+            }
+        },
+    );
     worst.report("speechbrain decoders");
 }
 
@@ -233,9 +270,15 @@ fn utterances_decode_together_and_apart_to_the_same() {
         Worst::default().check(attention, &both.narrow(0, 1, 1).unwrap(), &alone, F32_TOLERANCE);
         for bad in [[9, 0], [10, 1]] {
             let error = run(&inputs, &encoded, &bad).unwrap_err().to_string();
-            assert!(error.starts_with("lengths: expected 2 values from 1 to 9"), "{error}");
+            assert!(
+                error.starts_with("lengths: expected 2 values from 1 to 9"),
+                "{error}"
+            );
         }
-        let error = Encoder::new(&config, &random_weights(&config, None, 4)).err().unwrap().to_string();
+        let error = Encoder::new(&config, &random_weights(&config, None, 4))
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.contains("not an encoder of features"), "{error}");
     }
 }

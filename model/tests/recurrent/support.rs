@@ -48,7 +48,11 @@ impl Golden {
     /// A case's inputs: what is neither a result nor a weight.
     pub(crate) fn inputs(&self, case: &str) -> BTreeMap<String, Tensor> {
         let mut inputs = self.below(case);
-        inputs.retain(|name, _| !["f32.", "f64.", "weights."].iter().any(|part| name.starts_with(part)));
+        inputs.retain(|name, _| {
+            !["f32.", "f64.", "weights."]
+                .iter()
+                .any(|part| name.starts_with(part))
+        });
         inputs
     }
 
@@ -94,7 +98,8 @@ impl Golden {
 }
 
 pub(crate) fn config(architecture: &str, encoder: &Value) -> Config {
-    let json = serde_json::json!({"format": 1, "id": "golden", "architecture": architecture, "encoder": encoder});
+    let json =
+        serde_json::json!({"format": 1, "id": "golden", "architecture": architecture, "encoder": encoder});
     Config::from_json(&json.to_string()).unwrap()
 }
 
@@ -115,7 +120,15 @@ pub(crate) fn difference(left: &Tensor, right: &Tensor) -> f64 {
         .into_iter()
         .zip(values(right))
         .map(|(left, right)| (left - right).abs())
-        .fold(0.0, |most, value| if value <= most { most } else if value.is_nan() { f64::INFINITY } else { value })
+        .fold(0.0, |most, value| {
+            if value <= most {
+                most
+            } else if value.is_nan() {
+                f64::INFINITY
+            } else {
+                value
+            }
+        })
 }
 
 /// Greatest differences of one test, by type; printed at its end.
@@ -169,11 +182,20 @@ pub(crate) fn random_weights(config: &Config, classes: Option<usize>, seed: u64)
     let tensors: HashMap<String, Tensor> = expected
         .iter()
         .map(|(name, shape)| {
-            let positive = name.ends_with("running_var") || name.ends_with("norm.weight") || name.ends_with("gamma");
+            let positive =
+                name.ends_with("running_var") || name.ends_with("norm.weight") || name.ends_with("gamma");
             let inputs: usize = shape.iter().skip(1).product();
             // States must not grow from frame to frame where nothing bounds them.
-            let gain = if name.contains("_hh") || name.ends_with("u.weight") { 0.5 } else { 1.5 };
-            let scale = if positive { 0.2 } else { gain / (inputs as f32).sqrt() };
+            let gain = if name.contains("_hh") || name.ends_with("u.weight") {
+                0.5
+            } else {
+                1.5
+            };
+            let scale = if positive {
+                0.2
+            } else {
+                gain / (inputs as f32).sqrt()
+            };
             let offset = if positive { 1.0 } else { 0.0 };
             let values = random.values(shape.iter().product());
             let values = values.iter().map(|value| value * scale + offset).collect();

@@ -51,7 +51,7 @@ const fn convolution(
     }
 }
 
-const CONVOLUTIONS: [Convolution; 6] = [
+static CONVOLUTIONS: [Convolution; 6] = [
     convolution("layer1", (1, 64), 5, (2, 2), (0, 2)),
     convolution("layer2", (64, 128), 5, (2, 2), (0, 2)),
     convolution("layer3", (128, 256), 3, (2, 1), (0, 1)),
@@ -108,9 +108,9 @@ pub fn expected_tensors(config: &ConvNet2Config) -> Vec<Expected> {
     for (index, lstm) in config.variant.lstms().iter().enumerate() {
         let inputs = if index == 0 { FLATTENED } else { HIDDEN };
         for backward in [false, true] {
-            expected.extend(Kind::Lstm.expected_tensors((inputs, HIDDEN), true, |part| {
-                lstm_name(lstm, part, backward)
-            }));
+            expected.extend(
+                Kind::Lstm.expected_tensors((inputs, HIDDEN), true, |part| lstm_name(lstm, part, backward)),
+            );
         }
     }
     if config.variant.has_norm() {

@@ -5,9 +5,9 @@ pub const BLANK: usize = 0;
 
 /// The 46 classes: blank, space, 44 phonemes.
 pub const PHONEMES: [&str; 46] = [
-    "_", " ", "AA", "AE", "AH", "AO", "AW", "AX", "AY", "B", "CH", "D", "DH", "EH", "EHR", "ER", "EY", "F", "G",
-    "H", "IH", "IY", "IYR", "JH", "K", "L", "M", "N", "NG", "O", "OW", "OY", "P", "R", "S", "SH", "T", "TH", "UH",
-    "UHR", "UW", "V", "W", "Y", "Z", "ZH",
+    "_", " ", "AA", "AE", "AH", "AO", "AW", "AX", "AY", "B", "CH", "D", "DH", "EH", "EHR", "ER", "EY", "F",
+    "G", "H", "IH", "IY", "IYR", "JH", "K", "L", "M", "N", "NG", "O", "OW", "OY", "P", "R", "S", "SH", "T",
+    "TH", "UH", "UHR", "UW", "V", "W", "Y", "Z", "ZH",
 ];
 
 /// Levenshtein's distance: fewest insertions, deletions and substitutions from one to the other.

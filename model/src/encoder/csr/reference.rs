@@ -146,7 +146,11 @@ impl Reference {
             ));
         }
         let mut lengths = lengths.to_vec();
-        let mut x = features.to_dtype(self.dtype)?.transpose(1, 2)?.unsqueeze(1)?.contiguous()?;
+        let mut x = features
+            .to_dtype(self.dtype)?
+            .transpose(1, 2)?
+            .unsqueeze(1)?
+            .contiguous()?;
         if masked {
             x = mask(&x, &lengths)?;
         }
@@ -170,7 +174,9 @@ impl Reference {
             }
             let run = |backward: bool| -> candle_core::Result<Tensor> {
                 let direction = &directions[usize::from(backward)];
-                Ok(direction.run(&x, direction.zeros(batch)?, Some(&lengths), backward)?.0)
+                Ok(direction
+                    .run(&x, direction.zeros(batch)?, Some(&lengths), backward)?
+                    .0)
             };
             x = (run(false)? + run(true)?)?;
         }
@@ -185,7 +191,10 @@ impl OfflineEncoder for Reference {
 
     fn forward(&self, features: &Tensor, lengths: &[usize]) -> Result<(Tensor, Vec<usize>), ModelError> {
         let output = Reference::forward(self, features, lengths)?;
-        let lengths = lengths.iter().map(|length| length.div_ceil(SUBSAMPLING)).collect();
+        let lengths = lengths
+            .iter()
+            .map(|length| length.div_ceil(SUBSAMPLING))
+            .collect();
         Ok((output, lengths))
     }
 }
@@ -201,7 +210,5 @@ fn mask(x: &Tensor, lengths: &[usize]) -> candle_core::Result<Tensor> {
         .flat_map(|&length| (0..frames).map(move |frame| u8::from(frame < length)))
         .collect();
     let valid = Tensor::from_vec(valid, (lengths.len(), 1, 1, frames), &Device::Cpu)?;
-    valid
-        .broadcast_as(x.shape())?
-        .where_cond(x, &x.zeros_like()?)
+    valid.broadcast_as(x.shape())?.where_cond(x, &x.zeros_like()?)
 }

@@ -86,8 +86,12 @@ impl CellStack {
                 width,
             ));
         }
-        let before: Option<Vec<&Tensor>> =
-            before.map(|before| [Some(&before.hidden), before.cell.as_ref()].into_iter().flatten().collect());
+        let before: Option<Vec<&Tensor>> = before.map(|before| {
+            [Some(&before.hidden), before.cell.as_ref()]
+                .into_iter()
+                .flatten()
+                .collect()
+        });
         if let Some(before) = &before {
             let expected = [self.config.num_layers, batch, self.config.hidden_size];
             if before.len() != self.num_states || before.iter().any(|state| state.dims() != expected) {

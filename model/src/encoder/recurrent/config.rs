@@ -164,10 +164,7 @@ impl RecurrentConfig {
             ],
         );
         let rnn_or_ligru = matches!(self.cell, Cell::Rnn | Cell::Ligru);
-        let plain = matches!(
-            self.nonlinearity(),
-            Nonlinearity::Relu | Nonlinearity::Tanh
-        );
+        let plain = matches!(self.nonlinearity(), Nonlinearity::Relu | Nonlinearity::Tanh);
         require(
             rnn_or_ligru || self.nonlinearity.is_none(),
             "encoder.nonlinearity: only rnn and ligru have a choice".into(),

@@ -69,7 +69,11 @@ pub fn expected_tensors(config: &RecurrentConfig) -> Vec<Expected> {
 pub fn geometry(config: &RecurrentConfig) -> Geometry {
     Geometry {
         num_features: config.input_size,
-        segment_frames: config.segment_length,
+        segment_frames: if config.bidirectional {
+            1
+        } else {
+            config.segment_length
+        },
         lookahead_frames: 0,
         subsampling: 1,
         output_dim: config.hidden_size * config.directions(),

@@ -324,11 +324,7 @@ impl OfflineEncoder for Reference {
         &self.geometry
     }
 
-    fn forward(
-        &self,
-        features: &Tensor,
-        lengths: &[usize],
-    ) -> Result<(Tensor, Vec<usize>), ModelError> {
+    fn forward(&self, features: &Tensor, lengths: &[usize]) -> Result<(Tensor, Vec<usize>), ModelError> {
         let (output, _) = Reference::forward(self, features, Some(lengths), None)?;
         Ok((output, lengths.to_vec()))
     }
@@ -380,9 +376,8 @@ fn load_layer(config: &RecurrentConfig, weights: &Weights, layer: usize) -> Resu
         });
         return Ok(Layer::Gated(directions.collect::<Result<_, _>>()?));
     }
-    let transposed = |name: String| -> Result<Tensor, ModelError> {
-        Ok(weights.tensor(&name)?.t()?.contiguous()?)
-    };
+    let transposed =
+        |name: String| -> Result<Tensor, ModelError> { Ok(weights.tensor(&name)?.t()?.contiguous()?) };
     if config.cell == Cell::QuasiRnn {
         return Ok(Layer::Quasi(Quasi {
             weight: transposed(format!("qrnn.{layer}.w.weight"))?,

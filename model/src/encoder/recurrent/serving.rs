@@ -153,7 +153,9 @@ impl Recurrent {
                     .zip(output.chunks_exact_mut(rows * hidden));
                 for (projected, output) in steps {
                     recurrent.apply(rows, h, shares);
-                    let gates = projected.chunks_exact(2 * hidden).zip(shares.chunks_exact(2 * hidden));
+                    let gates = projected
+                        .chunks_exact(2 * hidden)
+                        .zip(shares.chunks_exact(2 * hidden));
                     for ((projected, shares), h) in gates.zip(h.chunks_exact_mut(hidden)) {
                         advance_light(nonlinearity, projected, shares, h);
                     }

@@ -61,7 +61,10 @@ pub fn segment_tensors(config: &SegLstmConfig, prefix: &str) -> Vec<Expected> {
 pub fn memory_tensors(config: &MemLstmConfig, prefix: &str) -> Vec<Expected> {
     let width = config.hidden_size * config.directions();
     let mut expected = Vec::new();
-    let nets = [("h", config.mem_type.has_hidden()), ("c", config.mem_type.has_cell())];
+    let nets = [
+        ("h", config.mem_type.has_hidden()),
+        ("c", config.mem_type.has_cell()),
+    ];
     for (state, _) in nets.into_iter().filter(|(_, present)| *present) {
         let sizes = (width, config.hidden_size, width);
         let net = format!("{prefix}{state}_net.");
@@ -93,7 +96,10 @@ pub fn expected_tensors(config: &SkimConfig) -> Vec<Expected> {
 pub fn geometry(config: &SkimConfig) -> Geometry {
     Geometry {
         num_features: config.input_size,
-        segment_frames: config.step_length(),
+        segment_frames: match cannot_stream(config) {
+            Some(_) => 1,
+            None => config.step_length(),
+        },
         lookahead_frames: 0,
         subsampling: 1,
         output_dim: config.output_size,
@@ -103,7 +109,10 @@ pub fn geometry(config: &SkimConfig) -> Geometry {
 /// Why the encoder cannot be stepped live, or `None` when it can.
 pub fn cannot_stream(config: &SkimConfig) -> Option<String> {
     let reasons = [
-        (config.bidirectional, "it is bidirectional and reads from the end as well"),
+        (
+            config.bidirectional,
+            "it is bidirectional and reads from the end as well",
+        ),
         (
             config.norm_type == NormType::Global,
             "its norms (gLN) take their statistics from whole segments and utterances; cLN would not",

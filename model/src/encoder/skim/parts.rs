@@ -119,7 +119,11 @@ impl SegLstm {
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when a tensor of [`super::segment_tensors`] is missing.
-    pub fn new(config: &SegLstmConfig, weights: &Weights, prefix: &str) -> std::result::Result<Self, ModelError> {
+    pub fn new(
+        config: &SegLstmConfig,
+        weights: &Weights,
+        prefix: &str,
+    ) -> std::result::Result<Self, ModelError> {
         let names = (prefix, "lstm", format!("{prefix}norm"));
         Ok(Self {
             net: Net::load(
@@ -178,7 +182,11 @@ impl MemLstm {
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when a tensor of [`super::memory_tensors`] is missing.
-    pub fn new(config: &MemLstmConfig, weights: &Weights, prefix: &str) -> std::result::Result<Self, ModelError> {
+    pub fn new(
+        config: &MemLstmConfig,
+        weights: &Weights,
+        prefix: &str,
+    ) -> std::result::Result<Self, ModelError> {
         let net = |state: &str, present: bool| -> std::result::Result<Option<Net>, ModelError> {
             if !present {
                 return Ok(None);
@@ -223,8 +231,7 @@ impl MemLstm {
                 None => row,
             };
             if !self.config.bidirectional {
-                let zeros = row.narrow(1, 0, 1)?.zeros_like()?;
-                row = Tensor::cat(&[&zeros, &row.narrow(1, 0, segments - 1)?], 1)?;
+                row = row.pad_with_zeros(1, 1, 0)?.narrow(1, 0, segments)?.contiguous()?;
             }
             row.reshape((rows, directions, self.config.hidden_size))?
                 .transpose(0, 1)?
@@ -254,20 +261,25 @@ impl MemLstm {
         let shape = [1, items, self.config.hidden_size];
         let states = states.checked(shape, self.dtype)?;
         let trained = self.config.mem_type != MemType::Id;
-        let mut hand_on = |index: usize, state: &Tensor, net: Option<&Net>| -> std::result::Result<Tensor, ModelError> {
-            let Some(net) = net else {
-                return Ok(if trained { state.zeros_like()? } else { state.clone() });
+        let mut hand_on =
+            |index: usize, state: &Tensor, net: Option<&Net>| -> std::result::Result<Tensor, ModelError> {
+                let Some(net) = net else {
+                    return Ok(if trained {
+                        state.zeros_like()?
+                    } else {
+                        state.clone()
+                    });
+                };
+                let before = match &memory[index] {
+                    Some(before) => Some(before.checked(shape, self.dtype)?),
+                    None => None,
+                };
+                // (1, items, hidden) → (items, 1, hidden).
+                let row = state.transpose(0, 1)?.contiguous()?;
+                let (output, after) = net.run(&row, before.as_ref())?;
+                memory[index] = Some(after);
+                Ok((row + output)?.transpose(0, 1)?.contiguous()?)
             };
-            let before = match &memory[index] {
-                Some(before) => Some(before.checked(shape, self.dtype)?),
-                None => None,
-            };
-            // (1, items, hidden) → (items, 1, hidden).
-            let row = state.transpose(0, 1)?.contiguous()?;
-            let (output, after) = net.run(&row, before.as_ref())?;
-            memory[index] = Some(after);
-            Ok((row + output)?.transpose(0, 1)?.contiguous()?)
-        };
         Ok(States {
             hidden: hand_on(0, &states.hidden, self.hidden.as_ref())?,
             cell: hand_on(1, &states.cell, self.cell.as_ref())?,

@@ -109,8 +109,11 @@ impl Net {
         vectorised(|| {
             for (to, from) in values.chunks_exact_mut(width).zip(projected.chunks_exact(width)) {
                 let mean = from.iter().sum::<f32>() / width as f32;
-                let variance =
-                    from.iter().map(|value| (value - mean) * (value - mean)).sum::<f32>() / width as f32;
+                let variance = from
+                    .iter()
+                    .map(|value| (value - mean) * (value - mean))
+                    .sum::<f32>()
+                    / width as f32;
                 let scale = 1.0 / (variance + NORM_EPSILON as f32).sqrt();
                 for (((to, from), gamma), beta) in to.iter_mut().zip(from).zip(&self.gamma).zip(&self.beta) {
                     *to += (from - mean) * scale * gamma + beta;
@@ -218,7 +221,8 @@ impl Skim {
         }
         let outputs = self.output.outputs();
         scratch.result.resize(frames * count * outputs, 0.0);
-        self.output.apply(frames * count, &scratch.stream, &mut scratch.result);
+        self.output
+            .apply(frames * count, &scratch.stream, &mut scratch.result);
         for (row, step) in rows.iter_mut().enumerate() {
             step.output.clear();
             for frame in 0..frames {
@@ -274,7 +278,8 @@ impl Skim {
                 states[vector * vector_len + row * hidden..][..hidden].copy_from_slice(from);
             }
         };
-        let mut first_vector = 2 * self.segments.len() + 2 * self.memories.iter().map(Vec::len).sum::<usize>();
+        let mut first_vector =
+            2 * self.segments.len() + 2 * self.memories.iter().map(Vec::len).sum::<usize>();
         // From the last on, so that none is overwritten before it is read.
         for (block, memory) in self.memories.iter().enumerate().rev() {
             first_vector -= 2 * memory.len();
