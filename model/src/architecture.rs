@@ -5,11 +5,15 @@
 use candle_core::Device;
 use waxwing_frontend::features::FeatureConfig;
 
+use crate::attention_decoder::{self, AttentionDecoder};
 use crate::config::{Config, EncoderConfig};
+use crate::encoder::csr;
 use crate::encoder::emformer::{self, DeviceEmformer, Emformer};
 use crate::encoder::fsmn::{self, Fsmn, FsmnModule};
 use crate::encoder::head::{self, WithHead};
 use crate::encoder::sanm::{self, Sanm, SanmModule};
+use crate::encoder::recurrent::{self, CellStack, Recurrent, RecurrentModule};
+use crate::encoder::skim::{self, MemLstm, SegLstm, Skim};
 use crate::encoder::{Geometry, Module, OfflineEncoder, StreamingEncoder};
 use crate::error::ModelError;
 use crate::loader::{Expected, Weights};
@@ -26,6 +30,14 @@ pub(crate) fn problems(encoder: &EncoderConfig, require: &mut dyn FnMut(bool, St
         EncoderConfig::FunasrFsmn(sizes) => sizes.problems(require),
         EncoderConfig::DeepFsmn(sizes) => sizes.problems(require),
         EncoderConfig::Sanm(sizes) => sizes.problems(require),
+        EncoderConfig::Recurrent(sizes) => sizes.problems(require),
+        EncoderConfig::RecurrentCells(sizes) => sizes.problems(require),
+        EncoderConfig::AttentionalRnnDecoder(sizes) => sizes.problems(require),
+        EncoderConfig::Skim(sizes) => sizes.problems(require),
+        EncoderConfig::SkimMemLstm(sizes) => sizes.problems(require),
+        EncoderConfig::SkimSegLstm(sizes) => sizes.problems(require),
+        // Its sizes are fixed.
+        EncoderConfig::CsrConvnet(_) => {}
     }
 }
 
@@ -40,6 +52,13 @@ pub fn encoder_tensors(encoder: &EncoderConfig) -> Vec<Expected> {
         EncoderConfig::FunasrFsmn(sizes) => sizes.program().expected_tensors(),
         EncoderConfig::DeepFsmn(sizes) => sizes.program().expected_tensors(),
         EncoderConfig::Sanm(sizes) => sizes.expected_tensors(),
+        EncoderConfig::Recurrent(sizes) => recurrent::expected_tensors(sizes),
+        EncoderConfig::RecurrentCells(sizes) => CellStack::expected_tensors(sizes, ""),
+        EncoderConfig::AttentionalRnnDecoder(sizes) => attention_decoder::expected_tensors(sizes),
+        EncoderConfig::Skim(sizes) => skim::expected_tensors(sizes),
+        EncoderConfig::SkimMemLstm(sizes) => skim::memory_tensors(sizes, ""),
+        EncoderConfig::SkimSegLstm(sizes) => skim::segment_tensors(sizes, ""),
+        EncoderConfig::CsrConvnet(sizes) => csr::expected_tensors(sizes),
     }
 }
 
@@ -54,6 +73,13 @@ pub fn geometry(encoder: &EncoderConfig) -> Option<Geometry> {
         EncoderConfig::FunasrFsmn(sizes) => Some(sizes.program().geometry()),
         EncoderConfig::DeepFsmn(sizes) => Some(sizes.program().geometry()),
         EncoderConfig::Sanm(sizes) => Some(sizes.geometry()),
+        EncoderConfig::Recurrent(sizes) => Some(recurrent::geometry(sizes)),
+        EncoderConfig::Skim(sizes) => Some(skim::geometry(sizes)),
+        EncoderConfig::CsrConvnet(_) => Some(csr::geometry()),
+        EncoderConfig::RecurrentCells(_)
+        | EncoderConfig::AttentionalRnnDecoder(_)
+        | EncoderConfig::SkimMemLstm(_)
+        | EncoderConfig::SkimSegLstm(_) => None,
     }
 }
 
@@ -67,6 +93,13 @@ pub fn cannot_stream(encoder: &EncoderConfig) -> Option<String> {
         | EncoderConfig::FunasrFsmn(_)
         | EncoderConfig::DeepFsmn(_) => None,
         EncoderConfig::Sanm(sizes) => sizes.cannot_stream(),
+        EncoderConfig::Recurrent(sizes) => recurrent::cannot_stream(sizes),
+        EncoderConfig::Skim(sizes) => skim::cannot_stream(sizes),
+        EncoderConfig::CsrConvnet(_) => Some(csr::cannot_stream()),
+        EncoderConfig::RecurrentCells(_)
+        | EncoderConfig::AttentionalRnnDecoder(_)
+        | EncoderConfig::SkimMemLstm(_)
+        | EncoderConfig::SkimSegLstm(_) => Some(NO_ENCODER.into()),
     }
 }
 
@@ -77,6 +110,15 @@ pub(crate) fn served_num_features(config: &Config) -> Option<usize> {
             Some(transducer::window_geometry(sizes).num_features)
         }
         _ => geometry(&config.encoder).map(|geometry| geometry.num_features),
+    }
+}
+
+/// Why a module has neither a streaming nor an offline encoder.
+const NO_ENCODER: &str = "it is a part that `run` runs, not an encoder of features";
+
+fn no_encoder() -> ModelError {
+    ModelError::Invalid {
+        problems: vec![format!("config.json: architecture: {NO_ENCODER}")],
     }
 }
 
@@ -103,6 +145,17 @@ fn bare_streaming_encoder(
         EncoderConfig::FunasrFsmn(sizes) => Box::new(Fsmn::new(&sizes.program(), weights)?),
         EncoderConfig::DeepFsmn(sizes) => Box::new(Fsmn::new(&sizes.program(), weights)?),
         EncoderConfig::Sanm(sizes) => Box::new(Sanm::new(sizes, weights)?),
+        EncoderConfig::Recurrent(sizes) => Box::new(Recurrent::new(sizes, weights)?),
+        EncoderConfig::Skim(sizes) => Box::new(Skim::new(sizes, weights)?),
+        EncoderConfig::CsrConvnet(_) => {
+            return Err(ModelError::CannotStream {
+                reason: csr::cannot_stream(),
+            });
+        }
+        EncoderConfig::RecurrentCells(_)
+        | EncoderConfig::AttentionalRnnDecoder(_)
+        | EncoderConfig::SkimMemLstm(_)
+        | EncoderConfig::SkimSegLstm(_) => return Err(no_encoder()),
     })
 }
 
@@ -129,6 +182,13 @@ pub fn offline_encoder(
             Box::new(fsmn::Reference::new(&sizes.program(), weights, &Device::Cpu)?)
         }
         EncoderConfig::Sanm(sizes) => Box::new(sanm::Reference::new(sizes, weights, &Device::Cpu)?),
+        EncoderConfig::Recurrent(sizes) => Box::new(recurrent::Reference::new(sizes, weights)?),
+        EncoderConfig::Skim(sizes) => Box::new(skim::Reference::new(sizes, weights)?),
+        EncoderConfig::CsrConvnet(sizes) => Box::new(csr::Reference::new(sizes, weights)?),
+        EncoderConfig::RecurrentCells(_)
+        | EncoderConfig::AttentionalRnnDecoder(_)
+        | EncoderConfig::SkimMemLstm(_)
+        | EncoderConfig::SkimSegLstm(_) => return Err(no_encoder()),
     })
 }
 
@@ -146,6 +206,17 @@ pub fn module(config: &Config, weights: &Weights) -> Result<Box<dyn Module>, Mod
         EncoderConfig::FunasrFsmn(sizes) => Box::new(FsmnModule::new(&sizes.program(), config, weights)?),
         EncoderConfig::DeepFsmn(sizes) => Box::new(FsmnModule::new(&sizes.program(), config, weights)?),
         EncoderConfig::Sanm(sizes) => Box::new(SanmModule::new(sizes, config, weights)?),
+        EncoderConfig::Recurrent(_) if config.ctc.is_some() => Box::new(EncoderModule::new(config, weights)?),
+        EncoderConfig::Recurrent(sizes) => {
+            Box::new(RecurrentModule::new(recurrent::Reference::new(sizes, weights)?))
+        }
+        EncoderConfig::RecurrentCells(sizes) => Box::new(CellStack::new(sizes, weights, "")?),
+        EncoderConfig::AttentionalRnnDecoder(sizes) => Box::new(AttentionDecoder::new(sizes, weights)?),
+        EncoderConfig::Skim(_) | EncoderConfig::CsrConvnet(_) => {
+            Box::new(EncoderModule::new(config, weights)?)
+        }
+        EncoderConfig::SkimMemLstm(sizes) => Box::new(MemLstm::new(sizes, weights, "")?),
+        EncoderConfig::SkimSegLstm(sizes) => Box::new(SegLstm::new(sizes, weights, "")?),
     })
 }
 

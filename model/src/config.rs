@@ -7,9 +7,13 @@ use serde::{Deserialize, Serialize};
 use waxwing_frontend::features::FeatureConfig;
 
 use crate::architecture;
+use crate::attention_decoder::AttentionDecoderConfig;
+use crate::encoder::csr::ConvNet2Config;
 use crate::encoder::emformer::EmformerConfig;
-use crate::encoder::fsmn::{CellStackConfig, DeepFsmnConfig, FunasrFsmnConfig};
+use crate::encoder::fsmn::{self, DeepFsmnConfig, FunasrFsmnConfig};
 use crate::encoder::sanm::SanmConfig;
+use crate::encoder::recurrent::{CellStackConfig, RecurrentConfig};
+use crate::encoder::skim::{MemLstmConfig, SegLstmConfig, SkimConfig};
 use crate::error::ModelError;
 use crate::transducer::RnntConfig;
 use crate::vad::VadConfig;
@@ -100,13 +104,27 @@ pub enum EncoderConfig {
     /// An Emformer transcriber with a predictor and a joiner, as `torchaudio.models.emformer_rnnt_model` builds it.
     EmformerRnnt(RnntConfig),
     /// The stack of `d5555/FSMN`: one of its four cells, and two linear layers.
-    Fsmn(CellStackConfig),
+    Fsmn(fsmn::CellStackConfig),
     /// FunASR's FSMN, the encoder of FSMN-VAD and of its keyword spotters.
     FunasrFsmn(FunasrFsmnConfig),
     /// Compact, deep and pyramidal FSMN as the papers define them.
     DeepFsmn(DeepFsmnConfig),
     /// Self-attention with a memory beside it: FunASR's SenseVoice, and its encoders that work in chunks.
     Sanm(SanmConfig),
+    /// speechbrain's RNN, LSTM, GRU, LiGRU or QuasiRNN.
+    Recurrent(RecurrentConfig),
+    /// A stack of speechbrain's cells: a module, no encoder.
+    RecurrentCells(CellStackConfig),
+    /// speechbrain's decoder with attention: a module, no encoder.
+    AttentionalRnnDecoder(AttentionDecoderConfig),
+    /// espnet's SkiM.
+    Skim(SkimConfig),
+    /// The part of SkiM between segments: a module, no encoder.
+    SkimMemLstm(MemLstmConfig),
+    /// The part of SkiM within a segment: a module, no encoder.
+    SkimSegLstm(SegLstmConfig),
+    /// csr-pytorch's ConvNet2.
+    CsrConvnet(ConvNet2Config),
 }
 
 /// The CTC head.

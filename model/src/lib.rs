@@ -9,6 +9,7 @@
 #![deny(unsafe_code)]
 
 pub mod architecture;
+pub mod attention_decoder;
 pub mod bench;
 pub mod config;
 pub mod convert;

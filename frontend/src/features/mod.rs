@@ -5,6 +5,7 @@
 
 mod chain;
 pub mod cmvn;
+pub mod csr;
 pub mod fbank;
 pub mod lfr;
 pub mod log_mel;
@@ -12,6 +13,7 @@ mod mel;
 pub mod mel_windows;
 
 pub use cmvn::Cmvn;
+pub use csr::{CsrSpectrogram, CsrSpectrogramConfig};
 pub use fbank::{KaldiFbank, KaldiFbankConfig, WindowType};
 pub use lfr::{FrameStacker, LfrConfig};
 pub use log_mel::{StreamingLogMel, StreamingLogMelConfig};
@@ -33,6 +35,8 @@ pub enum FeatureConfig {
     KaldiFbank(KaldiFbankConfig),
     /// The windows of torchaudio's streaming RNN-T.
     MelWindows(MelWindowsConfig),
+    /// The spectrogram of csr-pytorch.
+    CsrSpectrogram(CsrSpectrogramConfig),
 }
 
 impl Default for FeatureConfig {
@@ -48,6 +52,7 @@ impl FeatureConfig {
             FeatureConfig::StreamingLogMel(config) => config.num_mels,
             FeatureConfig::KaldiFbank(config) => config.num_features(),
             FeatureConfig::MelWindows(config) => config.num_features(),
+            FeatureConfig::CsrSpectrogram(config) => config.num_mels,
         }
     }
 
@@ -57,6 +62,7 @@ impl FeatureConfig {
             FeatureConfig::StreamingLogMel(config) => config.hop,
             FeatureConfig::KaldiFbank(config) => config.frame_shift_samples(rate_hz),
             FeatureConfig::MelWindows(config) => config.frame_shift_samples(),
+            FeatureConfig::CsrSpectrogram(config) => config.frame_shift_samples(rate_hz),
         }
     }
 
@@ -79,6 +85,7 @@ impl FeatureConfig {
         Ok(match self {
             FeatureConfig::StreamingLogMel(config) => Box::new(StreamingLogMel::new(config, rate_hz)?),
             FeatureConfig::MelWindows(config) => Box::new(MelWindows::new(config, rate_hz)?),
+            FeatureConfig::CsrSpectrogram(config) => Box::new(CsrSpectrogram::new(config, rate_hz)?),
             FeatureConfig::KaldiFbank(config) => {
                 let bank = KaldiFbank::new(config, rate_hz)?;
                 if config.lfr.is_none() && config.cmvn.is_none() {
@@ -137,5 +144,7 @@ fn check_setting<T: PartialOrd + std::fmt::Display>(
     }
 }
 
+#[cfg(test)]
+mod csr_tests;
 #[cfg(test)]
 mod tests;

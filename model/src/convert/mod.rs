@@ -11,6 +11,8 @@ mod pickle;
 mod plain;
 mod rnnt;
 pub mod sentencepiece;
+mod skim;
+mod speechbrain;
 mod zip;
 
 use std::fs;
@@ -43,7 +45,16 @@ pub struct Kind {
 }
 
 /// Every kind that can be converted.
-pub const KINDS: &[Kind] = &[emformer::KIND, rnnt::KIND, plain::KIND];
+pub const KINDS: &[Kind] = &[
+    emformer::KIND,
+    rnnt::KIND,
+    speechbrain::ENCODER,
+    speechbrain::CELLS,
+    speechbrain::DECODER,
+    skim::SKIM,
+    skim::CSR,
+    plain::KIND,
+];
 
 /// What is said besides the checkpoint.
 #[derive(Debug, Clone, Default)]

@@ -142,6 +142,11 @@ impl Linear {
         self.outputs
     }
 
+    /// Multiplications for one row.
+    pub(crate) fn products(&self) -> usize {
+        self.inputs * self.outputs
+    }
+
     /// Writes `(rows, outputs)` for `input (rows, inputs)`.
     pub(crate) fn apply(&self, rows: usize, input: &[f32], output: &mut [f32]) {
         for row in output[..rows * self.outputs].chunks_exact_mut(self.outputs) {
@@ -316,7 +321,7 @@ pub(crate) fn activate(values: &mut [f32], activation: Activation) {
 ///
 /// By 2^n · e^r with |r| ≤ ln 2 / 2 and a polynomial of Cephes' `expf` for e^r.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     // Adding 1.5 · 2^23 rounds to an integer and leaves it in the low bits.
     const ROUND: f32 = 12_582_912.0;
     const LN_2_HIGH: f32 = 0.693_359_4;
@@ -337,6 +342,18 @@ fn exp(x: f32) -> f32 {
     let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
     let result = e_to_r * power;
     if x < -87.3 { 0.0 } else { result }
+}
+
+/// 1 / (1 + e^−x), absolute error below 2e-7; NaN stays NaN.
+#[inline(always)]
+pub(crate) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// Hyperbolic tangent, absolute error below 3e-7; NaN stays NaN.
+#[inline(always)]
+pub(crate) fn tanh(x: f32) -> f32 {
+    1.0 - 2.0 / (1.0 + exp(2.0 * x))
 }
 
 /// x Φ(x) by the error function, absolute error below 1e-6 |x|.
@@ -392,6 +409,16 @@ mod tests {
             );
         }
         assert!(gelu(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn sigmoid_and_tanh_equal_the_exact_ones() {
+        for x in range() {
+            let exact = f64::from(x);
+            assert!((f64::from(sigmoid(x)) - 1.0 / (1.0 + (-exact).exp())).abs() < 2e-7, "{x}");
+            assert!((f64::from(tanh(x)) - exact.tanh()).abs() < 3e-7, "{x}");
+        }
+        assert!(sigmoid(f32::NAN).is_nan() && tanh(f32::NAN).is_nan());
     }
 
     #[test]

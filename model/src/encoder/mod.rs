@@ -5,11 +5,14 @@
 //! can. So sessions of any age batch together, a result can never reach the wrong session, and a session can be
 //! serialised.
 
+pub mod csr;
 pub mod emformer;
 pub mod fsmn;
 pub mod head;
 pub(crate) mod kernels;
 pub mod sanm;
+pub mod recurrent;
+pub mod skim;
 
 use std::collections::BTreeMap;
 
@@ -115,4 +118,32 @@ pub trait Module: Send + Sync {
     /// # Errors
     /// [`ModelError::Input`] naming the tensor that is missing or does not fit.
     fn run(&self, inputs: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>, ModelError>;
+}
+
+/// Checks that every row of a step fits the encoder: the state's values and the features that its age calls for.
+pub(crate) fn check_rows(
+    geometry: &Geometry,
+    state_len: usize,
+    rows: &[StepRow<'_>],
+) -> Result<(), ModelError> {
+    for (row, step) in rows.iter().enumerate() {
+        let (expected, actual) = (state_len, step.state.values.len());
+        if expected != actual {
+            return Err(ModelError::StateSize {
+                row,
+                expected,
+                actual,
+            });
+        }
+        let expected = geometry.frames_needed(step.state.steps) * geometry.num_features;
+        let actual = step.features.len();
+        if expected != actual {
+            return Err(ModelError::FeatureCount {
+                row,
+                expected,
+                actual,
+            });
+        }
+    }
+    Ok(())
 }
