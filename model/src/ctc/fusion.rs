@@ -1,0 +1,81 @@
+//! Shallow fusion: a language model's words and a session's hotwords in the beam.
+
+use std::sync::Arc;
+
+use super::hotwords::{HotwordState, Hotwords};
+use super::scorer::Scorer;
+use crate::language_model::{LanguageModel, LanguageModelState};
+
+/// What a beam search is told beside the acoustics. Without language model, bonus and hotwords it says nothing and costs nothing.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Fusion {
+    /// Scores words, as soon as they are complete.
+    pub language_model: Option<Arc<LanguageModel>>,
+    /// What its natural log-probabilities are multiplied by.
+    pub language_model_weight: f32,
+    /// Added for each word.
+    pub word_bonus: f32,
+    /// Score letters.
+    pub hotwords: Option<Arc<Hotwords>>,
+}
+
+/// What [`Fusion`] remembers of a prefix.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FusionState {
+    words: LanguageModelState,
+    hotwords: Option<HotwordState>,
+}
+
+impl Fusion {
+    fn hotwords(&self) -> Option<&Hotwords> {
+        self.hotwords.as_deref().filter(|hotwords| !hotwords.is_empty())
+    }
+}
+
+impl Scorer for Fusion {
+    type State = FusionState;
+
+    fn start(&self) -> FusionState {
+        FusionState {
+            words: self.language_model.as_ref().map(|model| model.begin()).unwrap_or_default(),
+            hotwords: self.hotwords().map(Hotwords::start),
+        }
+    }
+
+    fn token(&self, state: &FusionState, token: u32) -> (f32, FusionState) {
+        match (self.hotwords(), state.hotwords) {
+            (Some(hotwords), Some(at)) => {
+                let (bonus, next) = hotwords.advance(at, token);
+                (bonus, FusionState { hotwords: Some(next), ..*state })
+            }
+            _ => (0.0, *state),
+        }
+    }
+
+    fn word(&self, state: &FusionState, word: &str) -> (f32, FusionState) {
+        match &self.language_model {
+            Some(model) => {
+                let (log_prob, words) = model.score(state.words, model.word(word));
+                (self.language_model_weight * log_prob + self.word_bonus, FusionState { words, ..*state })
+            }
+            None => (self.word_bonus, *state),
+        }
+    }
+
+    fn end(&self, state: &FusionState) -> f32 {
+        let words = self.language_model.as_ref();
+        let sentence = words.map_or(0.0, |model| self.language_model_weight * model.end(state.words));
+        let hotwords = self.hotwords().zip(state.hotwords).map_or(0.0, |(hotwords, at)| hotwords.end(at));
+        sentence + hotwords
+    }
+
+    fn best_token(&self) -> Option<f32> {
+        self.hotwords().map(Hotwords::best_token)
+    }
+
+    fn best_word(&self) -> Option<f32> {
+        // No log-probability is above 0, but a sum of rounded ones behind a back-off can be a little.
+        let has_words = self.language_model.is_some() && self.language_model_weight != 0.0;
+        (has_words || self.word_bonus != 0.0).then(|| self.word_bonus + 0.01)
+    }
+}
