@@ -76,7 +76,10 @@ fn compact_scores_are_kenlm_s_within_the_stated_tolerance() {
 fn a_packed_text_is_the_same_model() {
     let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     packer.write_all(ARPA.as_bytes()).unwrap();
-    assert_eq!(LanguageModel::from_bytes(&packer.finish().unwrap()).unwrap(), exact());
+    assert_eq!(
+        LanguageModel::from_bytes(&packer.finish().unwrap()).unwrap(),
+        exact()
+    );
 }
 
 #[test]
@@ -107,14 +110,19 @@ fn probabilities_behind_a_history_sum_to_one() {
     let (_, after_a) = model.score(model.nothing_before(), model.word("a"));
     for state in [model.nothing_before(), after_a] {
         let words = ["</s>", "a", "b", "<unk>"];
-        let sum: f32 = words.iter().map(|word| model.score(state, model.word(word)).0.exp()).sum();
+        let sum: f32 = words
+            .iter()
+            .map(|word| model.score(state, model.word(word)).0.exp())
+            .sum();
         assert!((sum - 1.0).abs() < 1e-4, "{sum}");
     }
 }
 
 #[test]
 fn a_missing_unknown_word_is_as_improbable_as_in_kenlm() {
-    let text = SMALL.replace("ngram 1=5", "ngram 1=4").replace("-0.60206 <unk>\n", "");
+    let text = SMALL
+        .replace("ngram 1=5", "ngram 1=4")
+        .replace("-0.60206 <unk>\n", "");
     let model = LanguageModel::from_bytes(text.as_bytes()).unwrap();
     let (score, _) = model.score(model.nothing_before(), model.word("zed"));
     assert!((score / LN_10 + 100.0).abs() < 1e-3);
@@ -123,22 +131,60 @@ fn a_missing_unknown_word_is_as_improbable_as_in_kenlm() {
 #[test]
 fn malformed_texts_are_refused_with_line_and_reason() {
     let cases = [
-        ("ngram 2=2", "ngram 3=2", "ARPA line 3: expected `ngram 2=` and a number, found `ngram 3=2`"),
-        ("-0.60206 a ", "0.5 a ", "ARPA line 8: expected a log10 probability of at most 0, found `0.5`"),
-        ("-0.60206 a ", "nan a ", "ARPA line 8: expected a log10 probability of at most 0, found `nan`"),
-        ("-0.1760913", "much", "ARPA line 8: expected a back-off weight, found `much`"),
+        (
+            "ngram 2=2",
+            "ngram 3=2",
+            "ARPA line 3: expected `ngram 2=` and a number, found `ngram 3=2`",
+        ),
+        (
+            "-0.60206 a ",
+            "0.5 a ",
+            "ARPA line 8: expected a log10 probability of at most 0, found `0.5`",
+        ),
+        (
+            "-0.60206 a ",
+            "nan a ",
+            "ARPA line 8: expected a log10 probability of at most 0, found `nan`",
+        ),
+        (
+            "-0.1760913",
+            "much",
+            "ARPA line 8: expected a back-off weight, found `much`",
+        ),
         ("-0.60206 b", "-0.60206 a", "ARPA line 9: `a` is listed twice"),
         ("a b\n", "a c\n", "ARPA line 13: `c` is not among the 1-grams"),
         ("<s> a\n", "a b\n", "ARPA line 14: the n-gram is listed twice"),
-        ("a b\n", "a\n", "ARPA line 13: expected a log10 probability, 2 words, found 2 fields"),
-        ("ngram 2=2", "ngram 2=1", "ARPA line 14: expected `\\end\\`, found `-0.20412 <s> a`"),
-        ("ngram 2=2", "ngram 2=3", "ARPA line 16: expected 3 2-grams, found 2"),
-        ("\\end\\\n", "", "ARPA line 16: expected `\\end\\`, found the end of the file"),
+        (
+            "a b\n",
+            "a\n",
+            "ARPA line 13: expected a log10 probability, 2 words, found 2 fields",
+        ),
+        (
+            "ngram 2=2",
+            "ngram 2=1",
+            "ARPA line 14: expected `\\end\\`, found `-0.20412 <s> a`",
+        ),
+        (
+            "ngram 2=2",
+            "ngram 2=3",
+            "ARPA line 16: expected 3 2-grams, found 2",
+        ),
+        (
+            "\\end\\\n",
+            "",
+            "ARPA line 16: expected `\\end\\`, found the end of the file",
+        ),
         ("<s>", "<t>", "ARPA line 14: `<s>` is not among the 1-grams"),
     ];
     for (from, to, expected) in cases {
-        let text = if from == "<s>" { SMALL.replacen(from, to, 1) } else { SMALL.replace(from, to) };
-        let error = LanguageModel::from_bytes(text.as_bytes()).unwrap_err().to_string();
+        let text = if from == "<s>" {
+            SMALL.replacen(from, to, 1)
+        } else {
+            SMALL.replace(from, to)
+        };
+        let error = LanguageModel::from_bytes(text.as_bytes())
+            .unwrap_err()
+            .to_string();
         if from == "<s>" {
             assert!(error.contains("expected `<s>` among the 1-grams"), "{error}");
         } else {
@@ -150,7 +196,10 @@ fn malformed_texts_are_refused_with_line_and_reason() {
 #[test]
 fn a_file_without_data_and_a_file_that_is_not_there_say_so() {
     let error = LanguageModel::from_bytes(b"hello\n").unwrap_err();
-    assert_eq!(error.to_string(), "ARPA line 2: expected `\\end\\`, found the end of the file");
+    assert_eq!(
+        error.to_string(),
+        "ARPA line 2: expected `\\end\\`, found the end of the file"
+    );
     let missing = LanguageModel::load(std::path::Path::new("no/such/model.arpa")).unwrap_err();
     assert!(matches!(missing, LanguageModelError::File { .. }));
 }

@@ -70,7 +70,9 @@ impl FeatureConfig {
     pub fn lookahead_samples(&self) -> usize {
         match self {
             FeatureConfig::MelWindows(config) => config.right_context_frames * config.hop,
-            FeatureConfig::StreamingLogMel(_) | FeatureConfig::KaldiFbank(_) => 0,
+            FeatureConfig::StreamingLogMel(_)
+            | FeatureConfig::KaldiFbank(_)
+            | FeatureConfig::CsrSpectrogram(_) => 0,
         }
     }
 

@@ -415,7 +415,10 @@ mod tests {
     fn sigmoid_and_tanh_equal_the_exact_ones() {
         for x in range() {
             let exact = f64::from(x);
-            assert!((f64::from(sigmoid(x)) - 1.0 / (1.0 + (-exact).exp())).abs() < 2e-7, "{x}");
+            assert!(
+                (f64::from(sigmoid(x)) - 1.0 / (1.0 + (-exact).exp())).abs() < 2e-7,
+                "{x}"
+            );
             assert!((f64::from(tanh(x)) - exact.tanh()).abs() < 3e-7, "{x}");
         }
         assert!(sigmoid(f32::NAN).is_nan() && tanh(f32::NAN).is_nan());

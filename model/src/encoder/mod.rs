@@ -10,8 +10,8 @@ pub mod emformer;
 pub mod fsmn;
 pub mod head;
 pub(crate) mod kernels;
-pub mod sanm;
 pub mod recurrent;
+pub mod sanm;
 pub mod skim;
 
 use std::collections::BTreeMap;

@@ -31,7 +31,9 @@ impl<R: BufRead> Lines<R> {
         loop {
             self.line += 1;
             let mut bytes = Vec::new();
-            (&mut self.reader).take(MAX_LINE_BYTES).read_until(b'\n', &mut bytes)?;
+            (&mut self.reader)
+                .take(MAX_LINE_BYTES)
+                .read_until(b'\n', &mut bytes)?;
             if bytes.is_empty() {
                 return Err(self.error("expected `\\end\\`, found the end of the file".to_owned()));
             }
@@ -49,7 +51,10 @@ impl<R: BufRead> Lines<R> {
     }
 
     fn error(&self, reason: String) -> LanguageModelError {
-        LanguageModelError::Arpa { line: self.line, reason }
+        LanguageModelError::Arpa {
+            line: self.line,
+            reason,
+        }
     }
 }
 
@@ -72,27 +77,33 @@ pub(super) fn read(reader: impl BufRead) -> Result<LanguageModel, LanguageModelE
         ..Level::default()
     };
     let mut has_unknown = false;
-    for_each_ngram(&mut lines, 1, order, counts.first().copied().unwrap_or(0), |lines, spelled, log_prob, back_off| {
-        let word = spelled.first().copied().unwrap_or("");
-        if word == UNKNOWN || word == "<UNK>" {
-            if std::mem::replace(&mut has_unknown, true) {
+    for_each_ngram(
+        &mut lines,
+        1,
+        order,
+        counts.first().copied().unwrap_or(0),
+        |lines, spelled, log_prob, back_off| {
+            let word = spelled.first().copied().unwrap_or("");
+            if word == UNKNOWN || word == "<UNK>" {
+                if std::mem::replace(&mut has_unknown, true) {
+                    return Err(lines.error(format!("`{word}` is listed twice")));
+                }
+                unigrams.log_probs.splice(..1, [log_prob]);
+                unigrams.back_offs.splice(..1, [back_off]);
+                return Ok(());
+            }
+            let Ok(id) = u32::try_from(words.len()) else {
+                return Err(lines.error("more words than can be numbered".to_owned()));
+            };
+            if ids.insert(word.into(), id).is_some() {
                 return Err(lines.error(format!("`{word}` is listed twice")));
             }
-            unigrams.log_probs.splice(..1, [log_prob]);
-            unigrams.back_offs.splice(..1, [back_off]);
-            return Ok(());
-        }
-        let Ok(id) = u32::try_from(words.len()) else {
-            return Err(lines.error("more words than can be numbered".to_owned()));
-        };
-        if ids.insert(word.into(), id).is_some() {
-            return Err(lines.error(format!("`{word}` is listed twice")));
-        }
-        words.push(word.into());
-        unigrams.log_probs.push(log_prob);
-        unigrams.back_offs.push(back_off);
-        Ok(())
-    })?;
+            words.push(word.into());
+            unigrams.log_probs.push(log_prob);
+            unigrams.back_offs.push(back_off);
+            Ok(())
+        },
+    )?;
     unigrams.words = (0..).take(words.len()).collect();
     let special = |name: &str| {
         ids.get(name)
@@ -107,21 +118,27 @@ pub(super) fn read(reader: impl BufRead) -> Result<LanguageModel, LanguageModelE
         .collect();
     for (length, &count) in (2..).zip(counts.iter().skip(1)) {
         let mut ngrams = Vec::new();
-        for_each_ngram(&mut lines, length, order, count, |lines, spelled, log_prob, back_off| {
-            let mut key = [0; MAX_ORDER];
-            for (place, &word) in key.iter_mut().zip(spelled) {
-                *place = *ids
-                    .get(if word == "<UNK>" { UNKNOWN } else { word })
-                    .ok_or_else(|| lines.error(format!("`{word}` is not among the 1-grams")))?;
-            }
-            ngrams.push(Ngram {
-                words: key,
-                log_prob,
-                back_off,
-                line: lines.line,
-            });
-            Ok(())
-        })?;
+        for_each_ngram(
+            &mut lines,
+            length,
+            order,
+            count,
+            |lines, spelled, log_prob, back_off| {
+                let mut key = [0; MAX_ORDER];
+                for (place, &word) in key.iter_mut().zip(spelled) {
+                    *place = *ids
+                        .get(if word == "<UNK>" { UNKNOWN } else { word })
+                        .ok_or_else(|| lines.error(format!("`{word}` is not among the 1-grams")))?;
+                }
+                ngrams.push(Ngram {
+                    words: key,
+                    log_prob,
+                    back_off,
+                    line: lines.line,
+                });
+                Ok(())
+            },
+        )?;
         ngrams.sort_by_key(|ngram| ngram.words);
         let level = hang(&ngrams, length, &parents, &mut levels)?;
         levels.push(level);
@@ -159,7 +176,9 @@ fn read_counts<R: BufRead>(lines: &mut Lines<R>) -> Result<Vec<usize>, LanguageM
             .filter(|(order, _)| order.trim().parse() == Ok(expected))
             .and_then(|(_, count)| count.trim().parse().ok());
         let Some(count) = count else {
-            return Err(lines.error(format!("expected `ngram {expected}=` and a number, found `{text}`")));
+            return Err(lines.error(format!(
+                "expected `ngram {expected}=` and a number, found `{text}`"
+            )));
         };
         if expected > MAX_ORDER {
             return Err(lines.error(format!("order {expected}, at most {MAX_ORDER} is read")));
@@ -188,11 +207,18 @@ fn for_each_ngram<R: BufRead>(
         if text.starts_with('\\') {
             return Err(lines.error(format!("expected {count} {length}-grams, found {taken}")));
         }
-        let fields: Vec<&str> = text.split([' ', '\t']).filter(|field| !field.is_empty()).collect();
+        let fields: Vec<&str> = text
+            .split([' ', '\t'])
+            .filter(|field| !field.is_empty())
+            .collect();
         let expects_back_off = length < order;
         let has_back_off = fields.len() == length + 2;
         if fields.len() != length + 1 && !has_back_off {
-            let back_off = if expects_back_off { " and perhaps a back-off weight" } else { "" };
+            let back_off = if expects_back_off {
+                " and perhaps a back-off weight"
+            } else {
+                ""
+            };
             return Err(lines.error(format!(
                 "expected a log10 probability, {length} words{back_off}, found {} fields",
                 fields.len()
@@ -200,15 +226,16 @@ fn for_each_ngram<R: BufRead>(
         }
         let number = |text: &str| text.parse::<f32>().ok().filter(|number| number.is_finite());
         let (first, rest) = fields.split_first().unwrap_or((&"", &[]));
-        let log_prob = number(first)
-            .filter(|&number| number <= 0.0)
-            .ok_or_else(|| lines.error(format!("expected a log10 probability of at most 0, found `{first}`")))?;
+        let log_prob = number(first).filter(|&number| number <= 0.0).ok_or_else(|| {
+            lines.error(format!(
+                "expected a log10 probability of at most 0, found `{first}`"
+            ))
+        })?;
         let (words, weight) = rest.split_at(length);
         let back_off = match weight.first() {
             None => 0.0,
-            Some(text) => {
-                number(text).ok_or_else(|| lines.error(format!("expected a back-off weight, found `{text}`")))?
-            }
+            Some(text) => number(text)
+                .ok_or_else(|| lines.error(format!("expected a back-off weight, found `{text}`")))?,
         };
         take(lines, words, log_prob * LN_10, back_off * LN_10)?;
     }
@@ -227,7 +254,9 @@ fn hang(
         reason: reason.to_owned(),
     };
     if u32::try_from(ngrams.len()).is_err() {
-        return Err(LanguageModelError::Compact("more n-grams than can be numbered".to_owned()));
+        return Err(LanguageModelError::Compact(
+            "more n-grams than can be numbered".to_owned(),
+        ));
     }
     let mut level = Level::default();
     let mut first_child = Vec::with_capacity(parents.len() + 1);
@@ -235,7 +264,9 @@ fn hang(
     for parent in parents {
         first_child.push(level.words.len() as u32);
         let mut last = None;
-        while let Some(ngram) = rest.next_if(|ngram| ngram.words.get(..length - 1) == parent.get(..length - 1)) {
+        while let Some(ngram) =
+            rest.next_if(|ngram| ngram.words.get(..length - 1) == parent.get(..length - 1))
+        {
             let word = ngram.words.get(length - 1).copied().unwrap_or(0);
             if last == Some(word) {
                 return Err(error(ngram, "the n-gram is listed twice"));
@@ -248,7 +279,10 @@ fn hang(
     }
     first_child.push(level.words.len() as u32);
     if let Some(ngram) = rest.next() {
-        return Err(error(ngram, "the n-gram without its last word is not listed at the order below"));
+        return Err(error(
+            ngram,
+            "the n-gram without its last word is not listed at the order below",
+        ));
     }
     if let Some(above) = levels.last_mut() {
         above.first_child = first_child;

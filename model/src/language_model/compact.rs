@@ -32,7 +32,14 @@ impl Scale {
         let usual = || values.iter().copied().filter(|&value| value > NEVER);
         let least = usual().fold(f32::INFINITY, f32::min);
         let greatest = usual().fold(f32::NEG_INFINITY, f32::max);
-        if least <= greatest { Self { least, greatest } } else { Self { least: 0.0, greatest: 0.0 } }
+        if least <= greatest {
+            Self { least, greatest }
+        } else {
+            Self {
+                least: 0.0,
+                greatest: 0.0,
+            }
+        }
     }
 
     fn code(self, value: f32) -> u16 {
@@ -75,16 +82,34 @@ pub(super) fn write(model: &LanguageModel) -> Vec<u8> {
     for (index, level) in model.levels.iter().enumerate() {
         let log_probs = Scale::of(&level.log_probs);
         let back_offs = Scale::of(&level.back_offs);
-        for bound in [log_probs.least, log_probs.greatest, back_offs.least, back_offs.greatest] {
+        for bound in [
+            log_probs.least,
+            log_probs.greatest,
+            back_offs.least,
+            back_offs.greatest,
+        ] {
             bytes.extend(bound.to_le_bytes());
         }
         if index > 0 {
             level.words.iter().for_each(|&word| put(&mut bytes, word));
         }
-        bytes.extend(level.log_probs.iter().flat_map(|&value| log_probs.code(value).to_le_bytes()));
-        bytes.extend(level.back_offs.iter().flat_map(|&value| back_offs.code(value).to_le_bytes()));
+        bytes.extend(
+            level
+                .log_probs
+                .iter()
+                .flat_map(|&value| log_probs.code(value).to_le_bytes()),
+        );
+        bytes.extend(
+            level
+                .back_offs
+                .iter()
+                .flat_map(|&value| back_offs.code(value).to_le_bytes()),
+        );
         for pair in level.first_child.windows(2) {
-            put(&mut bytes, pair.iter().copied().reduce(|from, to| to - from).unwrap_or(0));
+            put(
+                &mut bytes,
+                pair.iter().copied().reduce(|from, to| to - from).unwrap_or(0),
+            );
         }
     }
     let sum = checksum(&bytes);
@@ -135,52 +160,81 @@ impl<'a> Reader<'a> {
     }
 
     fn values(&mut self, scale: Scale, count: usize) -> Result<Vec<f32>, LanguageModelError> {
-        Ok(pairs(self.take(count.saturating_mul(2))?).map(|code| scale.value(code)).collect())
+        Ok(pairs(self.take(count.saturating_mul(2))?)
+            .map(|code| scale.value(code))
+            .collect())
     }
 
     fn numbers(&mut self, narrow: bool, count: usize) -> Result<Vec<u32>, LanguageModelError> {
         Ok(match narrow {
-            true => pairs(self.take(count.saturating_mul(2))?).map(u32::from).collect(),
+            true => pairs(self.take(count.saturating_mul(2))?)
+                .map(u32::from)
+                .collect(),
             false => {
                 let bytes = self.take(count.saturating_mul(4))?.chunks_exact(4);
-                bytes.map(|four| four.iter().rev().fold(0, |number, &byte| number << 8 | u32::from(byte))).collect()
+                bytes
+                    .map(|four| {
+                        four.iter()
+                            .rev()
+                            .fold(0, |number, &byte| number << 8 | u32::from(byte))
+                    })
+                    .collect()
             }
         })
     }
 }
 
 fn pairs(bytes: &[u8]) -> impl Iterator<Item = u16> {
-    bytes.chunks_exact(2).map(|two| two.iter().rev().fold(0, |number, &byte| number << 8 | u16::from(byte)))
+    bytes.chunks_exact(2).map(|two| {
+        two.iter()
+            .rev()
+            .fold(0, |number, &byte| number << 8 | u16::from(byte))
+    })
 }
 
 pub(super) fn read(bytes: &[u8]) -> Result<LanguageModel, LanguageModelError> {
     let (content, sum) = bytes.split_last_chunk::<4>().ok_or_else(|| broken("cut short"))?;
     let (expected, found) = (u32::from_le_bytes(*sum), checksum(content));
     if expected != found {
-        return Err(broken(format!("expected the checksum {expected:08x}, found {found:08x}: the file is damaged")));
+        return Err(broken(format!(
+            "expected the checksum {expected:08x}, found {found:08x}: the file is damaged"
+        )));
     }
     let mut reader = Reader(content);
     reader.take(MAGIC.len())?;
     let version = u16::from_le_bytes(reader.array()?);
     if version != VERSION {
-        return Err(broken(format!("expected version {VERSION}, found {version}: convert the ARPA file again")));
+        return Err(broken(format!(
+            "expected version {VERSION}, found {version}: convert the ARPA file again"
+        )));
     }
     let order = usize::from(u16::from_le_bytes(reader.array()?));
     if !(1..=MAX_ORDER).contains(&order) {
-        return Err(broken(format!("expected an order of 1 to {MAX_ORDER}, found {order}")));
+        return Err(broken(format!(
+            "expected an order of 1 to {MAX_ORDER}, found {order}"
+        )));
     }
-    let counts = (0..order).map(|_| reader.number()).collect::<Result<Vec<_>, _>>()?;
+    let counts = (0..order)
+        .map(|_| reader.number())
+        .collect::<Result<Vec<_>, _>>()?;
     let length = reader.number()?;
     let text = std::str::from_utf8(reader.take(length)?).map_err(|_| broken("the words are not UTF-8"))?;
     let words: Vec<Box<str>> = text.split_terminator('\n').map(Into::into).collect();
     if Some(&words.len()) != counts.first() {
-        return Err(broken(format!("expected {counts:?} n-grams, found {} words", words.len())));
+        return Err(broken(format!(
+            "expected {counts:?} n-grams, found {} words",
+            words.len()
+        )));
     }
     let ids: HashMap<Box<str>, u32> = words.iter().cloned().zip(0..).collect();
     if ids.len() != words.len() {
         return Err(broken("a word is listed twice"));
     }
-    let special = |name: &str| ids.get(name).copied().ok_or_else(|| broken(format!("`{name}` is missing")));
+    let special = |name: &str| {
+        ids.get(name)
+            .copied()
+            .ok_or_else(|| broken(format!("`{name}` is missing")))
+    };
     let (unknown, begin, end) = (special(UNKNOWN)?, special(BEGIN)?, special(END)?);
     let mut levels: Vec<Level> = Vec::with_capacity(order);
     for (index, &count) in counts.iter().enumerate() {
@@ -188,7 +242,14 @@ pub(super) fn read(bytes: &[u8]) -> Result<LanguageModel, LanguageModelError> {
         levels.push(level);
     }
     match reader.0.len() {
-        0 => Ok(LanguageModel { words, ids, levels, unknown, begin, end }),
+        0 => Ok(LanguageModel {
+            words,
+            ids,
+            levels,
+            unknown,
+            begin,
+            end,
+        }),
         left => Err(broken(format!("{left} bytes behind the last n-gram"))),
     }
 }
@@ -213,13 +274,21 @@ fn read_level(
         let mut next = 0_u32;
         first_child.push(next);
         for number in reader.numbers(narrow, count)? {
-            next = next.checked_add(number).ok_or_else(|| broken("too many children"))?;
+            next = next
+                .checked_add(number)
+                .ok_or_else(|| broken("too many children"))?;
             first_child.push(next);
         }
     }
     if let Some(above) = above {
-        if above.first_child.last().is_none_or(|&children| children as usize != count) {
-            return Err(broken(format!("the order above has not the {count} children that are listed")));
+        if above
+            .first_child
+            .last()
+            .is_none_or(|&children| children as usize != count)
+        {
+            return Err(broken(format!(
+                "the order above has not the {count} children that are listed"
+            )));
         }
         let sorted = above.first_child.windows(2).all(|range| {
             let [from, to] = range else { return false };
@@ -230,5 +299,10 @@ fn read_level(
             return Err(broken("the n-grams are not in order"));
         }
     }
-    Ok(Level { words, log_probs, back_offs, first_child })
+    Ok(Level {
+        words,
+        log_probs,
+        back_offs,
+        first_child,
+    })
 }

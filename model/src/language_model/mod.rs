@@ -153,7 +153,11 @@ impl LanguageModel {
 
     /// The natural logarithm of the probability of `word` in `state`, and the state behind it. Does not allocate.
     pub fn score(&self, state: LanguageModelState, word: WordId) -> (f32, LanguageModelState) {
-        let id = if (word.0 as usize) < self.words.len() { word.0 } else { self.unknown };
+        let id = if (word.0 as usize) < self.words.len() {
+            word.0
+        } else {
+            self.unknown
+        };
         (self.log_prob(state.words(), id), state.after(id, self.order()))
     }
 
@@ -170,11 +174,25 @@ impl LanguageModel {
             };
             let (level, index) = context;
             if let Some(child) = self.child(level, index, word) {
-                return back_off + self.levels.get(level + 1).and_then(|level| level.log_probs.get(child)).copied().unwrap_or(0.0);
+                return back_off
+                    + self
+                        .levels
+                        .get(level + 1)
+                        .and_then(|level| level.log_probs.get(child))
+                        .copied()
+                        .unwrap_or(0.0);
             }
-            back_off += self.levels.get(level).and_then(|level| level.back_offs.get(index)).copied().unwrap_or(0.0);
+            back_off += self
+                .levels
+                .get(level)
+                .and_then(|level| level.back_offs.get(index))
+                .copied()
+                .unwrap_or(0.0);
         }
-        let unigram = self.levels.first().and_then(|level| level.log_probs.get(word as usize));
+        let unigram = self
+            .levels
+            .first()
+            .and_then(|level| level.log_probs.get(word as usize));
         back_off + unigram.copied().unwrap_or(f32::NEG_INFINITY)
     }
 
@@ -207,7 +225,9 @@ impl LanguageModelState {
         let mut next = Self::default();
         let kept = order.saturating_sub(1).min(MAX_ORDER - 1);
         let before = self.words();
-        let old = before.get(before.len().saturating_sub(kept.saturating_sub(1))..).unwrap_or(&[]);
+        let old = before
+            .get(before.len().saturating_sub(kept.saturating_sub(1))..)
+            .unwrap_or(&[]);
         let words = old.iter().copied().chain([word]).take(kept);
         for (place, word) in next.words.iter_mut().zip(words) {
             *place = word;
@@ -219,6 +239,8 @@ impl LanguageModelState {
 
 impl fmt::Debug for LanguageModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LanguageModel").field("num_ngrams", &self.num_ngrams()).finish_non_exhaustive()
+        f.debug_struct("LanguageModel")
+            .field("num_ngrams", &self.num_ngrams())
+            .finish_non_exhaustive()
     }
 }

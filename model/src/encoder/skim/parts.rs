@@ -231,7 +231,10 @@ impl MemLstm {
                 None => row,
             };
             if !self.config.bidirectional {
-                row = row.pad_with_zeros(1, 1, 0)?.narrow(1, 0, segments)?.contiguous()?;
+                row = row
+                    .pad_with_zeros(1, 1, 0)?
+                    .narrow(1, 0, segments)?
+                    .contiguous()?;
             }
             row.reshape((rows, directions, self.config.hidden_size))?
                 .transpose(0, 1)?
