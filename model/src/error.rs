@@ -39,8 +39,8 @@ pub enum ModelError {
     },
     /// A model that needs whole utterances was asked to stream.
     #[error(
-        "this model cannot be served live: {reason}. Send it whole files (POST /v1/audio/transcriptions, `transcribe`, or \
-         `encode` without --streaming), or serve a causal model"
+        "this model cannot be served live: {reason}. Run it on whole utterances (`waxwing encode` without --streaming, or \
+         `waxwing run`), or serve a causal model"
     )]
     CannotStream {
         /// What it needs that a live stream does not have.

@@ -8,6 +8,7 @@
 pub mod checkpoint;
 mod emformer;
 mod pickle;
+mod plain;
 mod rnnt;
 pub mod sentencepiece;
 mod zip;
@@ -42,7 +43,7 @@ pub struct Kind {
 }
 
 /// Every kind that can be converted.
-pub const KINDS: &[Kind] = &[emformer::KIND, rnnt::KIND];
+pub const KINDS: &[Kind] = &[emformer::KIND, rnnt::KIND, plain::KIND];
 
 /// What is said besides the checkpoint.
 #[derive(Debug, Clone, Default)]
@@ -146,7 +147,7 @@ fn convert(kind: &Kind, path: &Path, options: &Options) -> Result<Written, Model
     let tensors = checkpoint::read(path)?;
     let other = KINDS
         .iter()
-        .find(|other| other.name != kind.name && (other.recognises)(&tensors));
+        .find(|other| ![kind.name, plain::KIND.name].contains(&other.name) && (other.recognises)(&tensors));
     let unlike = (!(kind.recognises)(&tensors)).then(|| unlike(kind, other, &tensors));
     let explained = |error: ModelError| match error {
         ModelError::Invalid { mut problems } => {

@@ -353,7 +353,7 @@ fn pairs(items: &[Id]) -> Result<Vec<(Id, Id)>, String> {
 mod tests {
     use super::*;
 
-    fn text<'a>(pickle: &'a Pickle, id: Id) -> &'a str {
+    fn text(pickle: &Pickle, id: Id) -> &str {
         match pickle.get(id) {
             Node::Text(text) => text,
             other => panic!("{other:?}"),
