@@ -14,6 +14,7 @@ use crate::error::ModelError;
 use crate::loader::{self, WEIGHTS_FILE, Weights};
 use crate::module::head_classes;
 use crate::tokens::Tokens;
+use crate::transcript::{Decoding, Transcriber, TranscriberOptions};
 use crate::transducer::Networks;
 
 /// Name of the configuration in a model directory.
@@ -192,9 +193,10 @@ impl Model {
     pub fn latency(&self) -> Latency {
         let geometry = self.geometry();
         let duration = |frames: usize| Duration::from_secs_f64(frames as f64 * self.feature_frame_seconds());
+        let in_features = self.features.lookahead_samples() as f64 / f64::from(self.config.sample_rate);
         Latency {
             segment: duration(geometry.segment_frames),
-            right_context: duration(geometry.lookahead_frames),
+            right_context: duration(geometry.lookahead_frames) + Duration::from_secs_f64(in_features),
         }
     }
 
@@ -211,6 +213,25 @@ impl Model {
     /// Multiply-adds in the matrix products of one session's step, its left context full.
     pub fn products_per_step(&self) -> u64 {
         self.encoder.products_per_step()
+    }
+
+    /// Makes the decoder of a new session's output frames.
+    pub fn transcriber(&self, options: TranscriberOptions) -> Transcriber {
+        let (tokens, frame_seconds) = (Arc::clone(&self.tokens), self.output_frame_seconds());
+        match &self.transducer {
+            Some(networks) => {
+                Transcriber::for_transducer(tokens, Arc::clone(networks), frame_seconds, options)
+            }
+            None => Transcriber::new(tokens, frame_seconds, options),
+        }
+    }
+
+    /// The most bytes that such a decoder ever holds.
+    pub fn max_transcriber_bytes(&self, decoding: &Decoding) -> usize {
+        match &self.transducer {
+            Some(networks) => Transcriber::max_transducer_state_bytes(&self.tokens, networks),
+            None => Transcriber::max_state_bytes(&self.tokens, self.output_frame_seconds(), decoding),
+        }
     }
 
     /// Allocates the state of a new session.

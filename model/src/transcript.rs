@@ -4,16 +4,17 @@
 //! which utterances have become final; between them it shows the open one as a partial. What it says depends on
 //! the frames alone, not on how many of them come in one call.
 //!
-//! The decoder is the best path or a prefix beam search. Endpoints are judged from the frames' most probable classes in both
+//! The decoder is the best path or a prefix beam search over log-probs, or the search of a transducer over encoder frames. Endpoints are judged from the frames' most probable classes in both
 //! cases; the beam lives through them with its best prefix, so the sound in which an utterance was ended goes on.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ctc::{BeamHypothesis, GreedyDecoder, NoScorer, PrefixBeam};
+use crate::ctc::{BeamEvent, BeamHypothesis, GreedyDecoder, NoScorer, PrefixBeam};
 use crate::endpoint::{EndpointDetector, Verdict, frames_in};
 use crate::hypothesis::{Hypothesis, WORD_TAIL};
 use crate::tokens::Tokens;
+use crate::transducer::{Heard, Networks, Stage};
 
 pub use crate::ctc::{Decoding, DecodingError};
 pub use crate::endpoint::{Endpointing, EndpointingError, FinalDelay};
@@ -32,6 +33,8 @@ pub struct TranscriberOptions {
 enum Decoder {
     Greedy,
     Beam(Box<PrefixBeam<NoScorer>>),
+    /// Frames are a transducer's encoder frames instead of log-probs.
+    Transducer(Box<Stage>),
 }
 
 /// Turns one stream's log-probs into words. Owned by its session. Holds the open utterance only, typically a few
@@ -80,12 +83,28 @@ impl Transcriber {
         }
     }
 
-    /// Takes further output frames, `(frames, classes) f32` log-probs, and appends the utterances that end in
+    /// Makes a transcriber for a new stream of a transducer: it takes encoder frames instead of log-probs. The model's own
+    /// search decides; of `options.decoding` the number of alternatives counts, which are at most its beam.
+    pub fn for_transducer(
+        tokens: Arc<Tokens>,
+        networks: Arc<Networks>,
+        frame_seconds: f64,
+        options: TranscriberOptions,
+    ) -> Self {
+        let mut transcriber = Self::new(tokens, frame_seconds, options);
+        transcriber.decoder = Decoder::Transducer(Box::new(Stage::new(networks)));
+        transcriber
+    }
+
+    /// Takes further output frames, `(frames, classes) f32` log-probs, or `(frames, encoding) f32` of a transducer, and appends the utterances that end in
     /// them. Any split of the same frames into calls gives the same finals.
     pub fn accept(&mut self, log_probs: &[f32], finals: &mut Vec<Utterance>) {
-        let num_classes = self.tokens.len();
-        debug_assert_eq!(log_probs.len() % num_classes, 0, "log-probs must be whole frames");
-        for frame in log_probs.chunks_exact(num_classes) {
+        let width = match &self.decoder {
+            Decoder::Transducer(stage) => stage.frame_len(),
+            Decoder::Greedy | Decoder::Beam(_) => self.tokens.len(),
+        };
+        debug_assert_eq!(log_probs.len() % width, 0, "log-probs must be whole frames");
+        for frame in log_probs.chunks_exact(width) {
             self.accept_frame(frame);
             finals.extend(self.end_if_over());
         }
@@ -101,6 +120,18 @@ impl Transcriber {
             Decoder::Beam(search) => {
                 let mut tail = Vec::new();
                 search.best_tail(&mut tail);
+                self.hypothesis.partial_with(table, id, now, &tail)
+            }
+            Decoder::Transducer(stage) => {
+                let tail: Vec<BeamEvent> = stage
+                    .tail(table)
+                    .into_iter()
+                    .flat_map(|token| {
+                        let (id, start) = (token.id, token.start);
+                        [BeamEvent::Began { id, start }, BeamEvent::Ended(token)]
+                    })
+                    .collect();
+                let now = tail_end(&tail).max(now);
                 self.hypothesis.partial_with(table, id, now, &tail)
             }
         }
@@ -140,7 +171,7 @@ impl Transcriber {
                 self.best_serial = search.best_serial();
                 self.decoder = Decoder::Beam(Box::new(search));
             }
-            Decoder::Greedy => {}
+            Decoder::Greedy | Decoder::Transducer(_) => {}
         }
     }
 
@@ -154,6 +185,7 @@ impl Transcriber {
         let search = match &self.decoder {
             Decoder::Greedy => 0,
             Decoder::Beam(search) => size_of_val(&**search) + search.heap_bytes(),
+            Decoder::Transducer(stage) => size_of_val(&**stage) + stage.heap_bytes(),
         };
         size_of_val(self) + self.hypothesis.heap_bytes() + search
     }
@@ -178,7 +210,30 @@ impl Transcriber {
             .saturating_add(search)
     }
 
+    /// As [`max_state_bytes`](Self::max_state_bytes), for a transducer.
+    pub fn max_transducer_state_bytes(tokens: &Tokens, networks: &Networks) -> usize {
+        let config = networks.config();
+        let heard = Hypothesis::max_heap_bytes(Stage::most_tokens(config), tokens.longest_spelling());
+        size_of::<Self>()
+            .saturating_add(size_of::<Stage>())
+            .saturating_add(heard)
+            .saturating_add(Stage::max_heap_bytes(config))
+    }
+
     fn accept_frame(&mut self, log_probs: &[f32]) {
+        if let Decoder::Transducer(stage) = &mut self.decoder {
+            let mut settled = Vec::new();
+            let (heard, has_changed) = stage.step(&self.tokens, log_probs, self.frames_seen, &mut settled);
+            self.frames_seen += 1;
+            self.revision += u64::from(has_changed);
+            match heard {
+                Heard::Letter => self.detector.letter(),
+                Heard::Doubtful => self.detector.doubtful(),
+                Heard::Blank(log_prob) => self.detector.blank(log_prob),
+            }
+            self.push_settled(&settled);
+            return;
+        }
         let decision = self.greedy.step(log_probs);
         let frame = self.frames_seen;
         self.frames_seen += 1;
@@ -200,6 +255,7 @@ impl Transcriber {
                 }
                 self.apply_settled();
             }
+            Decoder::Transducer(_) => {}
             Decoder::Greedy if is_blank => {}
             Decoder::Greedy if decision.is_new => {
                 self.hypothesis
@@ -211,6 +267,28 @@ impl Transcriber {
                     .extend(decision.class, frame, decision.log_posterior);
             }
         }
+    }
+
+    /// Hands what a transducer has settled to the hypothesis.
+    fn push_settled(&mut self, settled: &[EmittedToken]) {
+        for token in settled {
+            self.hypothesis
+                .push(&self.tokens, token.id, token.start, token.log_posterior);
+        }
+    }
+
+    /// Settles the best hypothesis of a transducer; gives the output frame behind everything that was heard.
+    fn settle_transducer(&mut self) -> u64 {
+        let mut settled = Vec::new();
+        let end = match &mut self.decoder {
+            Decoder::Transducer(stage) => {
+                stage.settle_all(&self.tokens, &mut settled);
+                stage.end()
+            }
+            Decoder::Greedy | Decoder::Beam(_) => 0,
+        };
+        self.push_settled(&settled);
+        self.frames_seen.max(end)
     }
 
     /// Hands what the beam has settled to the hypothesis.
@@ -225,8 +303,11 @@ impl Transcriber {
 
     fn end_if_over(&mut self) -> Option<Utterance> {
         let (start, has_completed_words) = self.progress();
-        let age_frames = self.frames_seen - start?;
+        // A transducer may move a word behind the frame that it was heard in.
+        let age_frames = self.frames_seen.saturating_sub(start?);
+        let is_full = matches!(&self.decoder, Decoder::Transducer(stage) if stage.is_full());
         let ended = match self.detector.judge(age_frames, has_completed_words) {
+            _ if is_full => self.end_utterance(),
             Verdict::GoOn => None,
             Verdict::EndUtterance => self.end_utterance(),
             Verdict::CutAtWordBoundary => {
@@ -234,6 +315,7 @@ impl Transcriber {
                     search.settle_to_word();
                     self.apply_settled();
                 }
+                self.settle_transducer();
                 self.hypothesis.take_completed(self.utterances_ended)
             }
         };
@@ -245,10 +327,18 @@ impl Transcriber {
     fn progress(&self) -> (Option<u64>, bool) {
         let mut start = self.hypothesis.start();
         let mut has_completed_words = self.hypothesis.has_completed_words();
-        if let (Decoder::Beam(search), false) = (&self.decoder, has_completed_words) {
+        let unsettled: Option<Vec<(u32, u64)>> = match &self.decoder {
+            Decoder::Greedy => None,
+            Decoder::Beam(search) => (!has_completed_words).then(|| search.unsettled().collect()),
+            Decoder::Transducer(stage) => {
+                let tail = stage.tail(&self.tokens);
+                (!has_completed_words).then(|| tail.iter().map(|token| (token.id, token.start)).collect())
+            }
+        };
+        if let Some(unsettled) = unsettled {
             let mut first_letter = None;
             let mut followed = false;
-            for (id, frame) in search.unsettled() {
+            for (id, frame) in unsettled {
                 if !self.tokens.spelling(id).is_empty() {
                     first_letter = Some(frame);
                     has_completed_words |= followed;
@@ -270,11 +360,15 @@ impl Transcriber {
             }
             search.end_utterance();
         }
+        if let (Decoder::Transducer(stage), true) = (&self.decoder, self.alternatives > 1) {
+            others = stage.n_best(&self.tokens);
+        }
         let alternatives = self.alternatives_among(&others);
         self.apply_settled();
+        let end = self.settle_transducer();
         let mut ended = self
             .hypothesis
-            .take_all(&self.tokens, self.utterances_ended, self.frames_seen)?;
+            .take_all(&self.tokens, self.utterances_ended, end)?;
         ended.alternatives = alternatives;
         Some(ended)
     }
@@ -317,6 +411,14 @@ impl Transcriber {
             self.revision += 1;
         }
         ended
+    }
+}
+
+/// The output frame behind the last of these tokens.
+fn tail_end(tail: &[BeamEvent]) -> u64 {
+    match tail.last() {
+        Some(BeamEvent::Ended(token)) => token.end,
+        _ => 0,
     }
 }
 

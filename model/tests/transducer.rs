@@ -465,6 +465,32 @@ fn an_emformer_alone_is_converted_with_its_settings() {
     assert_eq!(encoded.output.dims(), [1, 8, 20]);
 }
 
+/// Whatever the architecture, by its sizes alone.
+#[test]
+fn a_checkpoint_is_converted_as_it_is() {
+    let directory = Directory::new("as-is");
+    let text = refusal("as-is", &golden("emformer.pt"), &Options::default());
+    expect(&text, &["architecture: missing"]);
+    let set = json!({"architecture": "emformer", "input_dim": 20, "num_heads": 2, "ffn_dim": 18, "num_layers": 2,
+        "segment_length": 4, "right_context_length": 1});
+    let options = Options {
+        set: set.as_object().unwrap().clone(),
+        ..Options::default()
+    };
+    convert_file(kind("as-is"), &golden("emformer.pt"), &options, &directory.0).unwrap();
+    assert_eq!(
+        Encoder::load(&directory.0).unwrap().geometry().lookahead_frames,
+        1
+    );
+    let mut wrong = options;
+    wrong.set.insert("ffn_dim".into(), json!(17));
+    let text = refusal("as-is", &golden("emformer.pt"), &wrong);
+    expect(
+        &text,
+        &["emformer_layers.0.pos_ff.1.weight: expected shape [17, 20], found [18, 20]"],
+    );
+}
+
 #[test]
 fn what_is_no_checkpoint_of_the_kind_is_named() {
     for (name, file, parts) in [
@@ -595,6 +621,7 @@ fn a_served_rnnt_takes_the_bundles_windows() {
         (40, 4)
     );
     assert_eq!(model.latency().segment.as_millis(), 160);
+    assert_eq!(model.latency().right_context.as_millis(), 40);
     assert!((model.output_frame_seconds() - 0.04).abs() < 1e-12);
     assert!(model.transducer().is_some());
     let error =
@@ -695,4 +722,218 @@ fn wrong_inputs_are_named() {
         assert!(matches!(error, ModelError::Input { .. }), "{error}");
         expect(&error.to_string(), parts);
     }
+}
+
+/// One stream: its audio, where it is in it, and what it has said.
+struct Stream {
+    audio: Vec<f32>,
+    at: usize,
+    chunk: usize,
+    extractor: Box<dyn waxwing_frontend::features::FeatureExtractor>,
+    features: Vec<f32>,
+    state: waxwing_model::encoder::StateCache,
+    output: Vec<f32>,
+    frames: Vec<f32>,
+    transcriber: waxwing_model::transcript::Transcriber,
+    finals: Vec<waxwing_model::transcript::Utterance>,
+    most_bytes: usize,
+}
+
+impl Stream {
+    fn new(model: &Model, audio: Vec<f32>, chunk: usize, max_utterance_ms: u32) -> Self {
+        let options = waxwing_model::transcript::TranscriberOptions {
+            endpointing: waxwing_model::transcript::Endpointing {
+                silence_ms: 0,
+                max_utterance_ms,
+            },
+            ..Default::default()
+        };
+        Self {
+            audio,
+            at: 0,
+            chunk,
+            extractor: model.features().extractor(16_000).unwrap(),
+            features: Vec::new(),
+            state: model.new_state(),
+            output: Vec::new(),
+            frames: Vec::new(),
+            transcriber: model.transcriber(options),
+            finals: Vec::new(),
+            most_bytes: model.max_transcriber_bytes(&Default::default()),
+        }
+    }
+
+    fn needed(&self, model: &Model) -> usize {
+        model.geometry().frames_needed(self.state.steps) * model.geometry().num_features
+    }
+
+    /// Hears the next chunk; whether a step can be made.
+    fn hear(&mut self, model: &Model) -> bool {
+        let end = (self.at + self.chunk).min(self.audio.len());
+        self.extractor.push(&self.audio[self.at..end], &mut self.features);
+        self.at = end;
+        self.features.len() >= self.needed(model)
+    }
+
+    fn is_done(&self, model: &Model) -> bool {
+        self.at == self.audio.len() && self.features.len() < self.needed(model)
+    }
+
+    /// Checks what must hold of every partial, and takes the finals.
+    fn decode(&mut self) {
+        self.frames.extend_from_slice(&self.output);
+        self.transcriber.accept(&self.output, &mut self.finals);
+        assert!(self.transcriber.state_bytes() <= self.most_bytes);
+        if let Some(partial) = self.transcriber.partial() {
+            assert!(
+                partial.words.iter().all(|word| word.start < word.end),
+                "{partial:?}"
+            );
+            assert!(
+                partial.words.windows(2).all(|pair| pair[0].end <= pair[1].start),
+                "{partial:?}"
+            );
+        }
+    }
+}
+
+fn steps(model: &Model, streams: &mut [&mut Stream]) {
+    let needed: Vec<usize> = streams.iter().map(|stream| stream.needed(model)).collect();
+    let mut rows: Vec<StepRow<'_>> = streams
+        .iter_mut()
+        .zip(&needed)
+        .map(|(stream, needed)| StepRow {
+            state: &mut stream.state,
+            features: &stream.features[..*needed],
+            output: &mut stream.output,
+        })
+        .collect();
+    model.step(&mut rows).unwrap();
+    drop(rows);
+    for (stream, needed) in streams.iter_mut().zip(needed) {
+        stream.features.drain(..needed);
+        stream.decode();
+    }
+}
+
+/// Audio to words, live: eight sessions that start at different times with different chunks, in one batch, say what each says
+/// alone, and their frames are those of the original's way to stream, window by window.
+#[test]
+fn eight_live_sessions_equal_their_own_offline_runs() {
+    let golden_data = Golden::load();
+    let directory = Directory::new("live");
+    std::fs::create_dir_all(&directory.0).unwrap();
+    let stats = directory.0.join("stats.json");
+    std::fs::write(
+        &stats,
+        json!({"mean": vec![9.0; 8], "invstddev": vec![0.4; 8]}).to_string(),
+    )
+    .unwrap();
+    let options = Options {
+        normalisation: Some(stats),
+        tokens: Some(golden("tokens.model")),
+        ..small()
+    };
+    let path = directory.0.join("model");
+    convert_file(kind("rnnt"), &golden("rnnt.pt"), &options, &path).unwrap();
+    let model = Model::load(&path).unwrap();
+    let tone: Vec<f32> = flat(&golden_data.tensor("features.audio"))
+        .iter()
+        .map(|v| (*v / 32768.0) as f32)
+        .collect();
+    let audio = |session: usize| -> Vec<f32> {
+        let tone = tone
+            .iter()
+            .cycle()
+            .skip(session * 1_117)
+            .take(36_000 + session * 2_001);
+        tone.enumerate()
+            .map(|(at, value)| value * (1.0 + (at as f32 * 3e-4).sin()))
+            .collect()
+    };
+    let alone: Vec<Stream> = (0..8)
+        .map(|session| {
+            let mut stream = Stream::new(&model, audio(session), 100_000, 1_000);
+            while !stream.is_done(&model) {
+                stream.hear(&model);
+                steps(&model, &mut [&mut stream]);
+            }
+            stream.finals.extend(stream.transcriber.finish());
+            stream
+        })
+        .collect();
+    let mut live: Vec<Stream> = (0..8)
+        .map(|session| Stream::new(&model, audio(session), 160 + 731 * session, 1_000))
+        .collect();
+    for round in 0.. {
+        if live.iter().all(|stream| stream.is_done(&model)) {
+            break;
+        }
+        let mut ready: Vec<&mut Stream> = Vec::new();
+        for (session, stream) in live.iter_mut().enumerate() {
+            if round >= 13 * session && stream.hear(&model) {
+                ready.push(stream);
+            }
+        }
+        if !ready.is_empty() {
+            steps(&model, &mut ready);
+        }
+    }
+    let module = waxwing_model::module::load(&path).unwrap();
+    let (mut words, mut cuts, mut greatest) = (0, 0, 0f64);
+    for (session, (alone, live)) in alone.iter().zip(&mut live).enumerate() {
+        live.finals.extend(live.transcriber.finish());
+        assert_eq!(live.frames.len(), alone.frames.len());
+        let pairs = live.frames.iter().zip(&alone.frames);
+        let worst = pairs
+            .map(|(live, alone)| (live - alone).abs())
+            .fold(0.0, f32::max);
+        assert!(worst <= 1e-4, "session {session}: {worst}");
+        let text = |stream: &Stream| {
+            stream
+                .finals
+                .iter()
+                .map(|u| (u.start, u.text()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(text(live), text(alone), "session {session}");
+        for pair in live.finals.windows(2) {
+            assert!(pair[0].end <= pair[1].start && pair[0].utterance + 1 == pair[1].utterance);
+        }
+        cuts += live.finals.len().saturating_sub(1);
+        words += live
+            .finals
+            .iter()
+            .map(|utterance| utterance.words.len())
+            .sum::<usize>();
+
+        // torchaudio's way: each window's mel frames through the streaming transcriber.
+        let mut values = Vec::new();
+        model
+            .features()
+            .extractor(16_000)
+            .unwrap()
+            .push(&audio(session), &mut values);
+        let mut inputs = BTreeMap::new();
+        let mut expected: Vec<f64> = Vec::new();
+        for window in values.chunks_exact(20 * 8) {
+            let window = Tensor::from_slice(window, (1, 20, 8), &Device::Cpu).unwrap();
+            inputs.insert("window".into(), window);
+            inputs.insert("lengths".into(), numbers(&[20]));
+            inputs = module.run(&inputs).unwrap();
+            expected.extend(flat(&inputs.remove("output").unwrap()));
+        }
+        assert_eq!(live.frames.len(), expected.len());
+        for (live, expected) in live.frames.iter().zip(expected) {
+            greatest = greatest.max((f64::from(*live) - expected).abs());
+        }
+    }
+    assert!(greatest <= F32_TOLERANCE, "{greatest}");
+    assert!(
+        words > 15 && cuts > 0,
+        "only {words} words, {cuts} utterances were cut"
+    );
+    println!(
+        "RNN-T live: 8 sessions, {words} words, {cuts} cuts, frames within {greatest:.2e} of the original's windows"
+    );
 }

@@ -9,6 +9,7 @@ use waxwing_model::Model;
 use waxwing_model::device::Device;
 use waxwing_model::encoder::{Geometry, StateCache, StepRow};
 use waxwing_model::tokens::Tokens;
+use waxwing_model::transcript::{Decoding, Transcriber, TranscriberOptions};
 
 use crate::config::nearest;
 use crate::engine::{StepFailed, StepModel};
@@ -116,6 +117,14 @@ impl StepModel for Model {
 
     fn output_frame_seconds(&self) -> f64 {
         Self::output_frame_seconds(self)
+    }
+
+    fn transcriber(&self, options: TranscriberOptions) -> Transcriber {
+        Self::transcriber(self, options)
+    }
+
+    fn max_transcriber_bytes(&self, decoding: &Decoding) -> usize {
+        Self::max_transcriber_bytes(self, decoding)
     }
 
     fn new_state(&self) -> StateCache {

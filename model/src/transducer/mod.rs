@@ -13,6 +13,7 @@ mod networks;
 mod reference;
 mod search;
 mod serving;
+mod stage;
 
 pub use config::{RnntConfig, SearchConfig};
 pub use module::TransducerModule;
@@ -20,6 +21,7 @@ pub use networks::{Networks, Prediction};
 pub use reference::{Reference, TokenState};
 pub use search::{Emission, Hypothesis, Search};
 pub use serving::TransducerEncoder;
+pub(crate) use stage::{Heard, Stage};
 
 use crate::encoder::{Geometry, emformer};
 use crate::loader::Expected;

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::config::RnntConfig;
 use super::networks::{Networks, Prediction};
 
 /// A token of a hypothesis.
@@ -25,6 +26,8 @@ pub struct Hypothesis {
     emissions: Vec<Emission>,
     prediction: Arc<Prediction>,
     score: f32,
+    /// Of the blank that ended the last frame.
+    blank_log_prob: f32,
 }
 
 impl Hypothesis {
@@ -36,6 +39,11 @@ impl Hypothesis {
     /// Log-prob of all its tokens and blanks: as torchaudio's, not normalised.
     pub fn score(&self) -> f32 {
         self.score
+    }
+
+    /// Log-prob of the blank that ended the last frame, where it was last extended.
+    pub fn blank_log_prob(&self) -> f32 {
+        self.blank_log_prob
     }
 
     fn has_same_tokens(&self, other: &Self) -> bool {
@@ -73,6 +81,7 @@ impl Search {
             emissions: Vec::new(),
             prediction: networks.beginning(),
             score: 0.0,
+            blank_log_prob: 0.0,
         }];
         Self {
             networks,
@@ -116,9 +125,17 @@ impl Search {
         self.forgotten += count;
     }
 
-    /// Keeps the best hypothesis alone: what has been read until now will not change.
-    pub fn decide(&mut self) {
+    /// Keeps the best hypothesis alone, gives its tokens and forgets them: what has been read until now will not change. What
+    /// comes is measured as if the stream began here, so that scores keep their precision however long the stream is.
+    /// The predictor goes on.
+    pub fn decide(&mut self) -> Vec<Emission> {
         self.hypotheses.truncate(1);
+        self.forgotten = 0;
+        let Some(best) = self.hypotheses.first_mut() else {
+            return Vec::new();
+        };
+        best.score = 0.0;
+        std::mem::take(&mut best.emissions)
     }
 
     /// Bytes on the heap, the networks not counted.
@@ -127,6 +144,15 @@ impl Search {
             hypothesis.emissions.capacity() * size_of::<Emission>() + hypothesis.prediction.heap_bytes()
         };
         self.hypotheses.capacity() * size_of::<Hypothesis>() + self.hypotheses.iter().map(held).sum::<usize>()
+    }
+
+    /// The most that [`heap_bytes`](Self::heap_bytes) can be while no hypothesis has more than `num_tokens`.
+    pub fn max_heap_bytes(config: &RnntConfig, num_tokens: usize) -> usize {
+        let prediction = config.encoding_dim + 2 * config.num_lstm_layers * config.symbol_embedding_dim;
+        let each = size_of::<Hypothesis>()
+            + 2 * num_tokens.max(4) * size_of::<Emission>()
+            + 2 * prediction * size_of::<f32>();
+        config.search.beam_width.saturating_mul(each)
     }
 
     /// Reads the next encoder frame, `(encoding) f32`.
@@ -150,6 +176,7 @@ impl Search {
                 };
                 ended.push(Hypothesis {
                     score,
+                    blank_log_prob: log_probs[classes - 1],
                     ..hypothesis.clone()
                 });
             }
@@ -173,6 +200,7 @@ impl Search {
         };
         ended.sort_by(|left, right| order(right).total_cmp(&order(left)));
         ended.truncate(beam);
+        ended.shrink_to_fit();
         self.hypotheses = ended;
         self.frames_seen += 1;
     }
@@ -213,6 +241,7 @@ impl Search {
                     emissions,
                     prediction: Arc::new(prediction),
                     score,
+                    blank_log_prob: 0.0,
                 }
             })
             .collect()

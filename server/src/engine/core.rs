@@ -96,11 +96,7 @@ impl Core {
             } => Some(PcmDecoder::new(encoding, channels, selection)?),
             AudioFormat::Samples => None,
         };
-        let transcriber = Transcriber::new(
-            Arc::clone(model.tokens()),
-            model.output_frame_seconds(),
-            request.transcriber.clone(),
-        );
+        let transcriber = model.transcriber(request.transcriber.clone());
         Ok(Self {
             model,
             slot,

@@ -4,11 +4,9 @@
 //! utterance that is accepted, audio and requests that wait, and events that nobody has read. The socket's own
 //! buffers come on top: see `docs/memory.md`. Workers compare it with what is held after every step.
 
-use std::sync::Arc;
-
 use waxwing_frontend::pcm::Encoding;
 use waxwing_frontend::{Frontend, FrontendConfig, FrontendError};
-use waxwing_model::transcript::{Endpointing, Transcriber, TranscriberOptions};
+use waxwing_model::transcript::{Endpointing, TranscriberOptions};
 
 use super::core::{Core, EMISSION_DELAY};
 use super::inbox::{CONTROL_BYTES, Inbox, WAITING_CONTROLS, most_slots};
@@ -69,8 +67,7 @@ impl SessionBytes {
         // A flush's silence is forgotten once the look-ahead behind it is through.
         let silences = geometry.lookahead_frames.div_ceil(geometry.segment_frames) + 3;
 
-        let transcriber =
-            Transcriber::max_state_bytes(model.tokens(), model.output_frame_seconds(), decoding);
+        let transcriber = model.max_transcriber_bytes(decoding);
         let fixed = size_of::<StreamShared>() + size_of::<Core>() + state + frontend.state_bytes();
         let core =
             2 * size_of::<f32>() * values + size_of::<(u64, u64)>() * most_slots(silences) + transcriber;
@@ -103,8 +100,7 @@ impl SessionBytes {
             controls,
             control_bytes,
         );
-        let (tokens, options) = (Arc::clone(model.tokens()), request.transcriber.clone());
-        let fresh = Transcriber::new(tokens, model.output_frame_seconds(), options).state_bytes();
+        let fresh = model.transcriber(request.transcriber.clone()).state_bytes();
         Self {
             idle: fixed + fresh,
             most: fixed + core + inbox + outbox,

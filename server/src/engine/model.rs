@@ -5,6 +5,7 @@ use std::sync::Arc;
 use waxwing_frontend::features::FeatureConfig;
 use waxwing_model::encoder::{Geometry, StateCache, StepRow};
 use waxwing_model::tokens::Tokens;
+use waxwing_model::transcript::{Decoding, Transcriber, TranscriberOptions};
 
 /// A failed step, in words for the log.
 #[derive(Debug, thiserror::Error)]
@@ -25,11 +26,20 @@ pub trait StepModel: Send + Sync + 'static {
     fn tokens(&self) -> &Arc<Tokens>;
     /// Duration of an output frame.
     fn output_frame_seconds(&self) -> f64;
+    /// Makes the decoder of a new stream's output.
+    fn transcriber(&self, options: TranscriberOptions) -> Transcriber {
+        Transcriber::new(Arc::clone(self.tokens()), self.output_frame_seconds(), options)
+    }
+    /// The most bytes that such a decoder ever holds.
+    fn max_transcriber_bytes(&self, decoding: &Decoding) -> usize {
+        Transcriber::max_state_bytes(self.tokens(), self.output_frame_seconds(), decoding)
+    }
     /// A fresh state for one slot; allocated once.
     fn new_state(&self) -> StateCache;
     /// Makes a used state as new.
     fn reset(&self, state: &mut StateCache);
-    /// Advances every row by one segment and leaves `(output_frames, classes) f32` log-probs in each.
+    /// Advances every row by one segment and leaves `(output_frames, output_dim) f32` in each: log-probs, or what its
+    /// transcriber takes instead.
     ///
     /// # Errors
     /// [`StepFailed`]; the rows' states are then unusable until reset.
