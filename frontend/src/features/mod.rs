@@ -76,14 +76,6 @@ impl FeatureConfig {
         }
     }
 
-    /// Samples behind a segment that its features already hold, where they bring their own right context.
-    pub fn lookahead_samples(&self) -> usize {
-        match self {
-            FeatureConfig::MelWindows(config) => config.right_context_frames * config.hop,
-            FeatureConfig::StreamingLogMel(_) | FeatureConfig::KaldiFbank(_) => 0,
-        }
-    }
-
     /// Makes the extractor for audio at `rate_hz`.
     ///
     /// # Errors
