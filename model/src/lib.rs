@@ -20,6 +20,7 @@ pub mod endpoint;
 pub mod error;
 pub mod evaluation;
 pub mod hypothesis;
+pub mod language_model;
 pub mod loader;
 pub mod model;
 pub mod module;
