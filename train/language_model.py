@@ -1,7 +1,7 @@
 """The English n-gram beside the default model: texts, modified Kneser-Ney, pruning, ARPA.
 
 ``python language_model.py PACKAGES OUT.arpa [--forbidden LIST]...`` reads the packages unpacked by ``fetch`` and writes the ARPA file, then prints its
-size and its perplexity on sentences held out. The compact form that ships is made from it by ``cargo run --release --example language_model``.
+size and its perplexity on sentences held out. ``LanguageModel::to_bytes`` makes the compact form of it.
 
 The estimator is interpolated modified Kneser-Ney (Chen and Goodman, "An empirical study of smoothing techniques", 1998, section 3): counts of
 words at the highest order, of different left neighbours below it. Then n-grams whose loss costs the training text little leave (Seymore and Rosenfeld,
@@ -51,6 +51,8 @@ def corpus(root, rng, everyday_sentences):
             seen.add(sentence)
             written.append(sentence)
     everyday = text.Everyday(rng, [word for sentence in written for word in sentence.split()])
+    # As arrays, or every draw converts the lists.
+    everyday.words, everyday.weight = np.array(everyday.words), np.array(everyday.weight)
     written.extend(filter(None, (everyday.draw()[1] for _ in range(everyday_sentences))))
     return written
 

@@ -70,7 +70,7 @@ pub(super) fn read(reader: impl BufRead) -> Result<LanguageModel, LanguageModelE
     let counts = read_counts(&mut lines)?;
     let order = counts.len();
     let mut words: Vec<Box<str>> = vec![UNKNOWN.into()];
-    let mut ids = HashMap::from([(Box::from(UNKNOWN), 0)]);
+    let mut ids: HashMap<Box<str>, u32> = HashMap::from([(UNKNOWN.into(), 0)]);
     let mut unigrams = Level {
         log_probs: vec![MISSING_UNKNOWN_LOG10 * LN_10],
         back_offs: vec![0.0],
@@ -88,8 +88,8 @@ pub(super) fn read(reader: impl BufRead) -> Result<LanguageModel, LanguageModelE
                 if std::mem::replace(&mut has_unknown, true) {
                     return Err(lines.error(format!("`{word}` is listed twice")));
                 }
-                unigrams.log_probs.splice(..1, [log_prob]);
-                unigrams.back_offs.splice(..1, [back_off]);
+                set_first(&mut unigrams.log_probs, log_prob);
+                set_first(&mut unigrams.back_offs, back_off);
                 return Ok(());
             }
             let Ok(id) = u32::try_from(words.len()) else {
@@ -288,4 +288,10 @@ fn hang(
         above.first_child = first_child;
     }
     Ok(level)
+}
+
+fn set_first(values: &mut [f32], value: f32) {
+    if let Some(first) = values.first_mut() {
+        *first = value;
+    }
 }

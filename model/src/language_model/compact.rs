@@ -71,7 +71,7 @@ pub(super) fn write(model: &LanguageModel) -> Vec<u8> {
     for count in model.num_ngrams() {
         bytes.extend((count as u32).to_le_bytes());
     }
-    let text: String = model.words.iter().flat_map(|word| [word, "\n"]).collect();
+    let text: String = model.words.iter().flat_map(|word| [&**word, "\n"]).collect();
     bytes.extend((text.len() as u32).to_le_bytes());
     bytes.extend(text.as_bytes());
     let narrow = is_narrow(model.words.len());
