@@ -7,9 +7,11 @@
 //! the last frame that has been seen when the utterance ends. So words never overlap, and each lasts at least one
 //! frame.
 //!
-//! **Confidence** of a token is its highest posterior in its run of frames; that of a word, and of an utterance, is
-//! the geometric mean over its tokens, separators included: where one of them is doubtful, so is the word. It
-//! is the model's own probability: well ordered, not calibrated.
+//! **Confidence** of a word is the probability that it is right. The product over its tokens, separators included, of the highest
+//! posterior in each one's run is the model's own opinion of that; it is too high, so its odds are
+//! corrected by a power and a factor (Platt, "Probabilistic outputs for support vector machines", 1999), which were fitted on real
+//! speech and hold for both decoders: `docs/decoding.md` shows how well. The confidence of an utterance is the mean over its words:
+//! the share of them that is probably right.
 
 use std::time::Duration;
 
@@ -19,6 +21,11 @@ use crate::tokens::Tokens;
 
 /// How long a word goes on behind its last token, where nothing follows at once.
 pub const WORD_TAIL: Duration = Duration::from_millis(80);
+
+/// What corrects a word's log-odds, the model's own opinion: multiplied by the one, the other added.
+/// `model/examples/decoding_report.rs` fits them.
+const LOG_ODDS_SLOPE: f32 = 0.7;
+const LOG_ODDS_OFFSET: f32 = -0.45;
 
 /// Elements and bytes that the standard library's growing containers begin with.
 const SMALLEST_VECTOR: usize = 4;
@@ -291,7 +298,7 @@ impl Hypothesis {
             word: tokens.iter().map(|token| table.spelling(token.id)).collect(),
             start,
             end: (last.end + self.tail_frames).min(until),
-            confidence: geometric_mean(tokens),
+            confidence: probability_right(tokens),
         })
     }
 }
@@ -303,7 +310,7 @@ fn make_utterance(
     tokens: Vec<EmittedToken>,
 ) -> Option<Utterance> {
     let (start, end) = (words.first()?.start, words.last()?.end);
-    let confidence = geometric_mean(&tokens);
+    let confidence = words.iter().map(|word| word.confidence).sum::<f32>() / words.len() as f32;
     Some(Utterance {
         utterance,
         start,
@@ -316,9 +323,12 @@ fn make_utterance(
     })
 }
 
-fn geometric_mean(tokens: &[EmittedToken]) -> f32 {
+/// That all of a word's tokens are right.
+fn probability_right(tokens: &[EmittedToken]) -> f32 {
     let sum: f32 = tokens.iter().map(|token| token.log_posterior).sum();
-    (sum / tokens.len().max(1) as f32).exp()
+    let opinion = sum.min(0.0).exp();
+    let odds_against = ((1.0 - opinion) / opinion).powf(LOG_ODDS_SLOPE) * (-LOG_ODDS_OFFSET).exp();
+    1.0 / (1.0 + odds_against)
 }
 
 #[cfg(test)]
@@ -385,15 +395,27 @@ mod tests {
     }
 
     #[test]
-    fn confidence_is_the_geometric_mean_of_the_tokens() {
+    fn confidence_corrects_the_product_over_the_tokens() {
         let table = table();
         let mut hypothesis = Hypothesis::new(1);
         hypothesis.push(&table, 1, 0, 0.5f32.ln());
         hypothesis.push(&table, 2, 1, 0.1f32.ln());
         hypothesis.extend(2, 2, 0.5f32.ln());
-        let all = hypothesis.take_all(&table, 0, 3).unwrap();
-        assert!((all.words[0].confidence - 0.5).abs() < 1e-6, "{all:?}");
-        assert!((all.confidence - 0.5).abs() < 1e-6, "{all:?}");
+        hypothesis.push(&table, 4, 5, 0.0);
+        let all = hypothesis.take_all(&table, 0, 6).unwrap();
+        // A product of 1/4 is odds of 3 against: 3 to the power of 0.7, times e to the power of 0.45.
+        let expected = 1.0 / (1.0 + 2.1577 * 1.5683);
+        assert!((all.words[0].confidence - expected).abs() < 1e-4, "{all:?}");
+        assert_eq!(all.words[1].confidence, 1.0);
+        assert!((all.confidence - (expected + 1.0) / 2.0).abs() < 1e-4, "{all:?}");
+    }
+
+    #[test]
+    fn impossible_words_have_no_confidence() {
+        let table = table();
+        let mut hypothesis = Hypothesis::new(1);
+        hypothesis.push(&table, 4, 0, f32::NEG_INFINITY);
+        assert_eq!(hypothesis.take_all(&table, 0, 1).unwrap().confidence, 0.0);
     }
 
     #[test]
