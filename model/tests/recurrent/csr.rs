@@ -36,7 +36,7 @@ fn weight(name: &str, shape: &[usize]) -> Tensor {
     let mut values = noise(&original, shape.iter().product());
     if shape.len() > 1 {
         let inputs: usize = shape[1..].iter().product();
-        let scale = (4.0 / (inputs as f64).sqrt()).log2().round().exp2() as f32;
+        let scale = (4.0 / (inputs as f64).sqrt()).log2().round_ties_even().exp2() as f32;
         values.iter_mut().for_each(|value| *value *= scale);
     } else if name.ends_with("running_var") {
         values.iter_mut().for_each(|value| *value += 1.0);
