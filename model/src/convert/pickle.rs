@@ -395,7 +395,7 @@ mod tests {
 
     #[test]
     fn every_truncation_and_every_changed_byte_ends_in_an_answer() {
-        let whole = b"\x80\x02}q\x00(X\x01\x00\x00\x00aq\x01]q\x02(K\x01J\xfe\xff\xff\xffeX\x01\x00\x00\x00bX\x01\x00\x00\x00xN\x86cos\nf\n)Ru.";
+        let whole = b"\x80\x02}q\x00(X\x01\x00\x00\x00aq\x01]q\x02(K\x01J\xfe\xff\xff\xffeX\x01\x00\x00\x00bX\x01\x00\x00\x00xN\x86X\x01\x00\x00\x00ccos\nf\n)Ru.";
         assert!(Pickle::read(whole).is_ok());
         for length in 0..whole.len() {
             assert!(Pickle::read(&whole[..length]).is_err(), "{length}");

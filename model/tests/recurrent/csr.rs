@@ -124,7 +124,7 @@ fn it_encodes_files_and_says_why_it_cannot_stream() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("bidirectional") && error.contains("POST"),
+        error.contains("bidirectional") && error.contains("waxwing encode"),
         "{error}"
     );
 }

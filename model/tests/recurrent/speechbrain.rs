@@ -200,7 +200,7 @@ fn a_bidirectional_model_says_why_it_cannot_stream() {
         .unwrap();
     let message = error.to_string();
     assert!(
-        message.contains("bidirectional") && message.contains("POST /v1/audio/transcriptions"),
+        message.contains("bidirectional") && message.contains("waxwing encode"),
         "{message}"
     );
 }
