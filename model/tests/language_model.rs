@@ -1,5 +1,7 @@
 //! Language models: KenLM's scores, the back-off law, and refusal of what is broken.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail and report as tests do")]
+
 use std::f32::consts::LN_10;
 use std::io::Write as _;
 

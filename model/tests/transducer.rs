@@ -1,5 +1,12 @@
 //! The Emformer RNN-T against torchaudio, and its checkpoints. The data is made by `tests/golden/rnnt.py`.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests fail and report as tests do"
+)]
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! The FSMN family: equality with its originals, and the promises of a streaming encoder.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail and report as tests do")]
+
 mod parity;
 mod promises;
 mod sanm;

@@ -209,7 +209,8 @@ fn a_row_that_does_not_fit_changes_no_state() {
 
 #[test]
 fn configurations_that_make_no_sense_are_refused() {
-    let found = |config: &dyn Fn(&mut dyn FnMut(bool, String))| {
+    type Require<'a> = &'a mut dyn FnMut(bool, String);
+    let found = |config: &dyn Fn(Require<'_>)| {
         let mut problems = Vec::new();
         config(&mut |holds, problem| {
             if !holds {
