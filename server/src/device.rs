@@ -56,9 +56,9 @@ pub fn resolve(choice: DeviceChoice) -> anyhow::Result<Device> {
         Err(reason) => reason,
     };
     match choice {
-        DeviceChoice::Cuda => {
-            Err(reason.context("no NVIDIA GPU can be used\n\nhint: `--device cpu` serves on the CPU"))
-        }
+        DeviceChoice::Cuda => Err(anyhow::anyhow!(
+            "no NVIDIA GPU can be used: {reason:#}\n\nhint: `--device cpu` serves on the CPU"
+        )),
         _ => {
             tracing::info!(reason = format!("{reason:#}"), "computing on the CPU");
             Ok(Device::Cpu)
