@@ -1,11 +1,10 @@
 //! The CTC head behind any encoder: a linear layer over its output frames and a log-softmax over the classes.
 
-use std::sync::{Mutex, PoisonError};
-
 use candle_core::{D, Tensor};
 use candle_nn::ops::log_softmax;
 
 use crate::encoder::kernels::{Linear, log_softmax_rows};
+use crate::encoder::scratch::ScratchPool;
 use crate::encoder::{Geometry, StateCache, StepRow, StreamingEncoder};
 use crate::error::ModelError;
 use crate::loader::{Expected, Weights};
@@ -57,8 +56,7 @@ pub struct WithHead {
     encoder: Box<dyn StreamingEncoder>,
     head: Linear,
     geometry: Geometry,
-    /// Buffers of finished steps, taken by the next ones.
-    scratch: Mutex<Vec<Scratch>>,
+    scratch: ScratchPool<Scratch>,
 }
 
 #[derive(Default)]
@@ -84,7 +82,7 @@ impl WithHead {
             encoder,
             head,
             geometry,
-            scratch: Mutex::default(),
+            scratch: ScratchPool::default(),
         })
     }
 
@@ -129,15 +127,11 @@ impl StreamingEncoder for WithHead {
 
     fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), ModelError> {
         self.encoder.step(rows)?;
-        let idle = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut scratch = idle.unwrap_or_default();
-        for group in rows.chunks_mut(GROUP) {
-            self.apply(group, &mut scratch);
-        }
-        self.scratch
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(scratch);
+        self.scratch.with(|scratch| {
+            for group in rows.chunks_mut(GROUP) {
+                self.apply(group, scratch);
+            }
+        });
         Ok(())
     }
 }

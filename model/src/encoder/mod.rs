@@ -12,6 +12,7 @@ pub mod head;
 pub(crate) mod kernels;
 pub mod recurrent;
 pub mod sanm;
+pub(crate) mod scratch;
 pub mod skim;
 
 use std::collections::BTreeMap;
@@ -50,6 +51,11 @@ impl Geometry {
             self.segment_frames
         }
     }
+
+    /// As [`frames_needed`](Self::frames_needed), in values.
+    pub(crate) fn values_needed(&self, steps_done: u64) -> usize {
+        self.frames_needed(steps_done) * self.num_features
+    }
 }
 
 /// All that an encoder remembers of one session: a flat buffer whose layout the encoder owns, and how many
@@ -60,6 +66,16 @@ pub struct StateCache {
     pub values: Box<[f32]>,
     /// Steps since the last reset. Rings take their valid lengths and positions from it.
     pub steps: u64,
+}
+
+impl StateCache {
+    /// A state of zeros that has seen nothing.
+    pub(crate) fn new(len: usize) -> Self {
+        Self {
+            values: vec![0.0; len].into_boxed_slice(),
+            steps: 0,
+        }
+    }
 }
 
 /// One session's part of a batched step.
@@ -86,7 +102,10 @@ pub trait StreamingEncoder: Send + Sync {
     fn new_state(&self) -> StateCache;
 
     /// Makes a state as good as new, whatever it holds. Does not allocate.
-    fn reset(&self, state: &mut StateCache);
+    fn reset(&self, state: &mut StateCache) {
+        state.values.fill(0.0);
+        state.steps = 0;
+    }
 
     /// Advances every row by one segment: compact, in any order, sessions of any age together. A row's output and
     /// state do not depend on the other rows, not even when those hold NaN (promise I3: within 1e-4).
@@ -120,11 +139,11 @@ pub trait Module: Send + Sync {
     fn run(&self, inputs: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>, ModelError>;
 }
 
-/// Checks that every row of a step fits the encoder: the state's values and the features that its age calls for.
+/// Checks that every row of a step fits the encoder: the state's values, and the feature values that so many steps call for.
 pub(crate) fn check_rows(
-    geometry: &Geometry,
     state_len: usize,
     rows: &[StepRow<'_>],
+    values_needed: impl Fn(u64) -> usize,
 ) -> Result<(), ModelError> {
     for (row, step) in rows.iter().enumerate() {
         let (expected, actual) = (state_len, step.state.values.len());
@@ -135,7 +154,7 @@ pub(crate) fn check_rows(
                 actual,
             });
         }
-        let expected = geometry.frames_needed(step.state.steps) * geometry.num_features;
+        let expected = values_needed(step.state.steps);
         let actual = step.features.len();
         if expected != actual {
             return Err(ModelError::FeatureCount {

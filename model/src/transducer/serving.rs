@@ -1,11 +1,10 @@
 //! The served transcriber: time reduction, the served Emformer, output projection and norm, on plain slices.
 
-use std::sync::{Mutex, PoisonError};
-
 use super::config::RnntConfig;
 use super::{geometry, window_geometry};
 use crate::encoder::emformer::Emformer;
 use crate::encoder::kernels::{Linear, Norm};
+use crate::encoder::scratch::ScratchPool;
 use crate::encoder::{Geometry, StateCache, StepRow, StreamingEncoder};
 use crate::error::ModelError;
 use crate::loader::Weights;
@@ -20,7 +19,7 @@ pub struct TransducerEncoder {
     emformer: Emformer,
     output: Linear,
     norm: Norm,
-    scratch: Mutex<Vec<Scratch>>,
+    scratch: ScratchPool<Scratch>,
 }
 
 #[derive(Default)]
@@ -67,7 +66,7 @@ impl TransducerEncoder {
                     emformer
                 }
             },
-            scratch: Mutex::default(),
+            scratch: ScratchPool::default(),
         })
     }
 
@@ -155,13 +154,6 @@ impl StreamingEncoder for TransducerEncoder {
 
     fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), ModelError> {
         self.check(rows)?;
-        let idle = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut scratch = idle.unwrap_or_default();
-        let result = self.run(rows, &mut scratch);
-        self.scratch
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(scratch);
-        result
+        self.scratch.with(|scratch| self.run(rows, scratch))
     }
 }

@@ -351,11 +351,6 @@ impl StreamingEncoder for DeviceEmformer {
         self.layout.new_state()
     }
 
-    fn reset(&self, state: &mut StateCache) {
-        state.values.fill(0.0);
-        state.steps = 0;
-    }
-
     fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), ModelError> {
         self.layout.check(&self.geometry, rows)?;
         let mut rows: Vec<&mut StepRow<'_>> = rows.iter_mut().collect();

@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::config::EmformerConfig;
-use crate::encoder::{Geometry, StateCache, StepRow};
+use crate::encoder::{Geometry, StateCache, StepRow, check_rows};
 use crate::error::ModelError;
 
 #[derive(Debug, Clone)]
@@ -110,38 +110,13 @@ impl Layout {
 
     /// Whether every row carries a state of this layout and the frames that its age calls for.
     pub(super) fn check(&self, geometry: &Geometry, rows: &[StepRow<'_>]) -> Result<(), ModelError> {
-        for (row, step) in rows.iter().enumerate() {
-            let (expected, actual) = (self.len(), step.state.values.len());
-            if expected != actual {
-                return Err(ModelError::StateSize {
-                    row,
-                    expected,
-                    actual,
-                });
-            }
-            let age = if self.brings_window(step.state.steps) {
-                0
-            } else {
-                step.state.steps
-            };
-            let expected = geometry.frames_needed(age) * geometry.num_features;
-            let actual = step.features.len();
-            if expected != actual {
-                return Err(ModelError::FeatureCount {
-                    row,
-                    expected,
-                    actual,
-                });
-            }
-        }
-        Ok(())
+        check_rows(self.len(), rows, |steps| {
+            geometry.values_needed(if self.brings_window(steps) { 0 } else { steps })
+        })
     }
 
     pub(super) fn new_state(&self) -> StateCache {
-        StateCache {
-            values: vec![0.0; self.len()].into_boxed_slice(),
-            steps: 0,
-        }
+        StateCache::new(self.len())
     }
 }
 

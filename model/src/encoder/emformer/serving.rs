@@ -6,9 +6,8 @@
 //!
 //! Where a session's values lie is [`super::layout`]'s matter.
 
-use std::sync::{Mutex, PoisonError};
-
 use crate::encoder::kernels::{Linear, Norm, activate};
+use crate::encoder::scratch::ScratchPool;
 use crate::encoder::{Geometry, StateCache, StepRow, StreamingEncoder};
 use crate::error::ModelError;
 use crate::loader::Weights;
@@ -42,8 +41,7 @@ pub struct Emformer {
     stem: Option<Stem>,
     layers: Vec<Layer>,
     norm: Option<Norm>,
-    /// Buffers of finished steps, taken by the next ones: as many as threads ever stepped at once.
-    scratch: Mutex<Vec<Scratch>>,
+    scratch: ScratchPool<Scratch>,
 }
 
 /// Buffers of one step; kept, so that a step at work allocates nothing.
@@ -138,7 +136,7 @@ impl Emformer {
                 OutputNorm::Final => Some(norm("layer_norm")?),
             },
             encoder,
-            scratch: Mutex::default(),
+            scratch: ScratchPool::default(),
         })
     }
 
@@ -404,22 +402,13 @@ impl StreamingEncoder for Emformer {
         self.layout.new_state()
     }
 
-    fn reset(&self, state: &mut StateCache) {
-        state.values.fill(0.0);
-        state.steps = 0;
-    }
-
     fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), ModelError> {
         self.layout.check(&self.geometry, rows)?;
-        let idle = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut scratch = idle.unwrap_or_default();
-        for group in rows.chunks_mut(GROUP) {
-            self.step_group(group, &mut scratch);
-        }
-        self.scratch
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(scratch);
+        self.scratch.with(|scratch| {
+            for group in rows.chunks_mut(GROUP) {
+                self.step_group(group, scratch);
+            }
+        });
         Ok(())
     }
 }

@@ -7,11 +7,10 @@
 //! Layout of a session's values: for each memory and each skip, in the order of the program, its frames, oldest first. In a first
 //! step they count as zeros or as absent, whatever they hold.
 
-use std::sync::{Mutex, PoisonError};
-
 use crate::config::Activation;
 use crate::encoder::kernels::{Linear, Norm, activate, softmax_rows, vectorised};
-use crate::encoder::{Geometry, StateCache, StepRow, StreamingEncoder};
+use crate::encoder::scratch::ScratchPool;
+use crate::encoder::{Geometry, StateCache, StepRow, StreamingEncoder, check_rows};
 use crate::error::ModelError;
 use crate::loader::Weights;
 
@@ -58,8 +57,7 @@ pub struct Fsmn {
     slots: usize,
     state_len: usize,
     products_per_step: u64,
-    /// Buffers of finished steps, taken by the next ones: as many as threads ever stepped at once.
-    scratch: Mutex<Vec<Scratch>>,
+    scratch: ScratchPool<Scratch>,
 }
 
 /// Buffers of one step; kept, so that a step at work allocates nothing.
@@ -182,31 +180,8 @@ impl Fsmn {
             slots: sources.len(),
             state_len,
             products_per_step: program.products_per_step(),
-            scratch: Mutex::default(),
+            scratch: ScratchPool::default(),
         })
-    }
-
-    fn check(&self, rows: &[StepRow<'_>]) -> Result<(), ModelError> {
-        for (row, step) in rows.iter().enumerate() {
-            let (expected, actual) = (self.state_len, step.state.values.len());
-            if expected != actual {
-                return Err(ModelError::StateSize {
-                    row,
-                    expected,
-                    actual,
-                });
-            }
-            let expected = self.geometry.frames_needed(step.state.steps) * self.geometry.num_features;
-            let actual = step.features.len();
-            if expected != actual {
-                return Err(ModelError::FeatureCount {
-                    row,
-                    expected,
-                    actual,
-                });
-            }
-        }
-        Ok(())
     }
 
     fn step_group(&self, rows: &mut [StepRow<'_>], scratch: &mut Scratch) {
@@ -346,28 +321,16 @@ impl StreamingEncoder for Fsmn {
     }
 
     fn new_state(&self) -> StateCache {
-        StateCache {
-            values: vec![0.0; self.state_len].into_boxed_slice(),
-            steps: 0,
-        }
-    }
-
-    fn reset(&self, state: &mut StateCache) {
-        state.values.fill(0.0);
-        state.steps = 0;
+        StateCache::new(self.state_len)
     }
 
     fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), ModelError> {
-        self.check(rows)?;
-        let idle = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut scratch = idle.unwrap_or_default();
-        for group in rows.chunks_mut(GROUP) {
-            self.step_group(group, &mut scratch);
-        }
-        self.scratch
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(scratch);
+        check_rows(self.state_len, rows, |steps| self.geometry.values_needed(steps))?;
+        self.scratch.with(|scratch| {
+            for group in rows.chunks_mut(GROUP) {
+                self.step_group(group, scratch);
+            }
+        });
         Ok(())
     }
 }

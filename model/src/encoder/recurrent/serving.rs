@@ -4,9 +4,8 @@
 //! A recurrence has no notion of age, so all rows of a step go through every product together. Layout of a session's
 //! values: for each layer h `(hidden)` and, for LSTM, c `(hidden)`; QuasiRNN keeps its running average as h.
 
-use std::sync::{Mutex, PoisonError};
-
 use crate::encoder::kernels::{Linear, Norm, sigmoid, tanh, vectorised};
+use crate::encoder::scratch::ScratchPool;
 use crate::encoder::{Geometry, StateCache, StepRow, StreamingEncoder, check_rows};
 use crate::error::ModelError;
 use crate::loader::Weights;
@@ -35,8 +34,7 @@ pub struct Recurrent {
     config: RecurrentConfig,
     geometry: Geometry,
     layers: Vec<Layer>,
-    /// Buffers of finished steps, taken by the next ones.
-    scratch: Mutex<Vec<Scratch>>,
+    scratch: ScratchPool<Scratch>,
 }
 
 #[derive(Default)]
@@ -66,7 +64,7 @@ impl Recurrent {
                 .map(|layer| load_layer(config, weights, layer))
                 .collect::<Result<_, _>>()?,
             config: config.clone(),
-            scratch: Mutex::default(),
+            scratch: ScratchPool::default(),
         })
     }
 
@@ -199,28 +197,16 @@ impl StreamingEncoder for Recurrent {
     }
 
     fn new_state(&self) -> StateCache {
-        StateCache {
-            values: vec![0.0; self.state_len()].into_boxed_slice(),
-            steps: 0,
-        }
-    }
-
-    fn reset(&self, state: &mut StateCache) {
-        state.values.fill(0.0);
-        state.steps = 0;
+        StateCache::new(self.state_len())
     }
 
     fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), ModelError> {
-        check_rows(&self.geometry, self.state_len(), rows)?;
-        let idle = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut scratch = idle.unwrap_or_default();
-        for group in rows.chunks_mut(GROUP) {
-            self.step_group(group, &mut scratch);
-        }
-        self.scratch
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(scratch);
+        check_rows(self.state_len(), rows, |steps| self.geometry.values_needed(steps))?;
+        self.scratch.with(|scratch| {
+            for group in rows.chunks_mut(GROUP) {
+                self.step_group(group, scratch);
+            }
+        });
         Ok(())
     }
 }

@@ -8,11 +8,10 @@
 //! layer keys `(kept, dim)`, values `(kept, dim)`, oldest first. How many rows are valid follows from the number of steps,
 //! so rows that were never written are never read.
 
-use std::sync::{Mutex, PoisonError};
-
 use crate::config::Activation;
 use crate::encoder::kernels::{Linear, Matrix, Norm, activate, product, softmax_rows, vectorised};
-use crate::encoder::{Geometry, StateCache, StepRow, StreamingEncoder};
+use crate::encoder::scratch::ScratchPool;
+use crate::encoder::{Geometry, StateCache, StepRow, StreamingEncoder, check_rows};
 use crate::error::ModelError;
 use crate::loader::Weights;
 
@@ -42,8 +41,7 @@ pub struct Sanm {
     layers: Vec<Layer>,
     after_norm: Norm,
     tp_norm: Option<Norm>,
-    /// Buffers of finished steps, taken by the next ones: as many as threads ever stepped at once.
-    scratch: Mutex<Vec<Scratch>>,
+    scratch: ScratchPool<Scratch>,
 }
 
 /// Buffers of one step; kept, so that a step at work allocates nothing.
@@ -119,7 +117,7 @@ impl Sanm {
             after_norm: norm("after_norm")?,
             tp_norm: config.tp_norm.then(|| norm("tp_norm")).transpose()?,
             config: config.clone(),
-            scratch: Mutex::default(),
+            scratch: ScratchPool::default(),
         })
     }
 
@@ -133,29 +131,6 @@ impl Sanm {
 
     fn state_len(&self) -> usize {
         self.input_len() + self.layers.len() * self.layer_len()
-    }
-
-    fn check(&self, rows: &[StepRow<'_>]) -> Result<(), ModelError> {
-        for (row, step) in rows.iter().enumerate() {
-            let (expected, actual) = (self.state_len(), step.state.values.len());
-            if expected != actual {
-                return Err(ModelError::StateSize {
-                    row,
-                    expected,
-                    actual,
-                });
-            }
-            let expected = self.geometry.frames_needed(step.state.steps) * self.geometry.num_features;
-            let actual = step.features.len();
-            if expected != actual {
-                return Err(ModelError::FeatureCount {
-                    row,
-                    expected,
-                    actual,
-                });
-            }
-        }
-        Ok(())
     }
 
     fn step_group(&self, rows: &mut [StepRow<'_>], scratch: &mut Scratch) {
@@ -381,28 +356,16 @@ impl StreamingEncoder for Sanm {
     }
 
     fn new_state(&self) -> StateCache {
-        StateCache {
-            values: vec![0.0; self.state_len()].into_boxed_slice(),
-            steps: 0,
-        }
-    }
-
-    fn reset(&self, state: &mut StateCache) {
-        state.values.fill(0.0);
-        state.steps = 0;
+        StateCache::new(self.state_len())
     }
 
     fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), ModelError> {
-        self.check(rows)?;
-        let idle = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut scratch = idle.unwrap_or_default();
-        for group in rows.chunks_mut(GROUP) {
-            self.step_group(group, &mut scratch);
-        }
-        self.scratch
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(scratch);
+        check_rows(self.state_len(), rows, |steps| self.geometry.values_needed(steps))?;
+        self.scratch.with(|scratch| {
+            for group in rows.chunks_mut(GROUP) {
+                self.step_group(group, scratch);
+            }
+        });
         Ok(())
     }
 }

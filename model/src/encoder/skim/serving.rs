@@ -6,11 +6,10 @@
 //! Layout of a session's values, vectors of `hidden` each: h and c of every SegLSTM, then h and c of every LSTM of every
 //! MemLSTM.
 
-use std::sync::{Mutex, PoisonError};
-
 use crate::encoder::kernels::{Linear, vectorised};
 use crate::encoder::recurrent::kernel::{GateScratch, GatedKernel, to_time_major};
 use crate::encoder::recurrent::scan::Kind;
+use crate::encoder::scratch::ScratchPool;
 use crate::encoder::{Geometry, StateCache, StepRow, StreamingEncoder, check_rows};
 use crate::error::ModelError;
 use crate::loader::Weights;
@@ -39,8 +38,7 @@ pub struct Skim {
     memories: Vec<Vec<Net>>,
     slope: f32,
     output: Linear,
-    /// Buffers of finished steps, taken by the next ones.
-    scratch: Mutex<Vec<Scratch>>,
+    scratch: ScratchPool<Scratch>,
 }
 
 #[derive(Default)]
@@ -169,7 +167,7 @@ impl Skim {
                 inputs,
             ),
             config: config.clone(),
-            scratch: Mutex::default(),
+            scratch: ScratchPool::default(),
         })
     }
 
@@ -321,28 +319,16 @@ impl StreamingEncoder for Skim {
     }
 
     fn new_state(&self) -> StateCache {
-        StateCache {
-            values: vec![0.0; self.state_len()].into_boxed_slice(),
-            steps: 0,
-        }
-    }
-
-    fn reset(&self, state: &mut StateCache) {
-        state.values.fill(0.0);
-        state.steps = 0;
+        StateCache::new(self.state_len())
     }
 
     fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), ModelError> {
-        check_rows(&self.geometry, self.state_len(), rows)?;
-        let idle = self.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut scratch = idle.unwrap_or_default();
-        for group in rows.chunks_mut(GROUP) {
-            self.step_group(group, &mut scratch);
-        }
-        self.scratch
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(scratch);
+        check_rows(self.state_len(), rows, |steps| self.geometry.values_needed(steps))?;
+        self.scratch.with(|scratch| {
+            for group in rows.chunks_mut(GROUP) {
+                self.step_group(group, scratch);
+            }
+        });
         Ok(())
     }
 }
