@@ -95,6 +95,16 @@ impl Server {
         Ok(serde_json::from_str(json.context("a body without JSON")?)?)
     }
 
+    /// Where its sockets are opened.
+    pub fn url(&self) -> String {
+        format!("ws://127.0.0.1:{}", self.port)
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Free slots.
     ///
     /// # Errors
@@ -257,7 +267,7 @@ pub fn librivox_file(number: &str) -> Result<Vec<u8>> {
 }
 
 /// Where the release binary is: `WAXWING_BIN`, or beside this package's own build.
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     std::env::var_os("WAXWING_BIN").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/waxwing"),
         PathBuf::from,

@@ -1,13 +1,12 @@
 //! `waxwing health`: one request to `/ready` of a running server, without any tool that an image would need.
 
-use std::io::{Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::io::Write;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
 
-use super::Outcome;
+use super::{Outcome, http};
 
 /// Ask a running server whether it is ready: exit 0 or 1, for HEALTHCHECK
 #[derive(Debug, Args)]
@@ -21,30 +20,18 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Outcome {
-    let answer = ask(arguments).with_context(|| format!("no answer on port {}", arguments.port))?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
-    let status = head.split_whitespace().nth(1).unwrap_or_default();
-    if status != "200" {
-        return Err(anyhow::anyhow!("not ready: HTTP {status} {}", body.trim()).into());
+    // The server may listen on all addresses or on loopback; both are reached here.
+    let answer = http::exchange(
+        &format!("127.0.0.1:{}", arguments.port),
+        "GET /ready HTTP/1.1",
+        &[],
+        Duration::from_secs(arguments.timeout.max(1)),
+    )
+    .with_context(|| format!("no answer on port {}", arguments.port))?;
+    if answer.status != 200 {
+        return Err(anyhow::anyhow!("not ready: HTTP {} {}", answer.status, answer.body.trim()).into());
     }
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{}", body.trim())?;
+    writeln!(out, "{}", answer.body.trim())?;
     Ok(out.flush()?)
-}
-
-fn ask(arguments: &Arguments) -> anyhow::Result<String> {
-    let timeout = Duration::from_secs(arguments.timeout.max(1));
-    // The server may listen on all addresses or on loopback; both are reached here.
-    let address = ("127.0.0.1", arguments.port)
-        .to_socket_addrs()?
-        .next()
-        .context("no address")?;
-    let mut socket = TcpStream::connect_timeout(&address, timeout)?;
-    socket.set_read_timeout(Some(timeout))?;
-    socket.set_write_timeout(Some(timeout))?;
-    socket.write_all(b"GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    let mut answer = Vec::new();
-    // A server that goes on for ever is not healthy either.
-    socket.take(64 * 1024).read_to_end(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
 }

@@ -6,6 +6,7 @@ mod convert;
 mod decode;
 mod encode;
 mod health;
+mod http;
 mod models;
 mod run;
 mod serve;

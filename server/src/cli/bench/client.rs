@@ -8,10 +8,12 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode};
+use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::Pace;
 
@@ -50,9 +52,10 @@ pub(super) struct Felt {
     pub(super) words: usize,
 }
 
-/// Speaks one clip and listens until the server closes.
-pub(super) async fn run(target: Arc<Target>, clip: Clip, delay: Duration) -> anyhow::Result<Felt> {
-    tokio::time::sleep(delay).await;
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// Opens a session; also gives the lag that its `ready` allows.
+async fn connect(target: &Target) -> anyhow::Result<(Socket, Duration)> {
     let mut request = target
         .url
         .as_str()
@@ -62,19 +65,36 @@ pub(super) async fn run(target: Arc<Target>, clip: Clip, delay: Duration) -> any
         let value = HeaderValue::from_str(&format!("Bearer {key}")).context("the key cannot be sent")?;
         request.headers_mut().insert("authorization", value);
     }
-    let (socket, _) = tokio_tungstenite::connect_async(request)
+    let (mut socket, _) = tokio_tungstenite::connect_async(request)
         .await
         .context("cannot connect")?;
+    let ready = socket
+        .next()
+        .await
+        .context("closed before `ready`")?
+        .context("broken before `ready`")?;
+    Ok((socket, latency_of(ready)?))
+}
+
+/// Whether the server answered that it has no room, which is no fault of it.
+pub(super) fn is_refusal(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(tungstenite::Error::Http(answer)) if answer.status() == StatusCode::SERVICE_UNAVAILABLE
+    )
+}
+
+/// Speaks one clip and listens until the server closes.
+pub(super) async fn run(target: Arc<Target>, clip: Clip, delay: Duration) -> anyhow::Result<Felt> {
+    tokio::time::sleep(delay).await;
+    let (socket, allowed) = connect(&target).await?;
     let (mut sink, mut source) = socket.split();
-    let allowed = latency_of(
-        source
-            .next()
-            .await
-            .context("closed before `ready`")?
-            .context("broken before `ready`")?,
-    )?;
     let sending = tokio::spawn(async move {
-        let sent = speak(&mut sink, &target, &clip.samples).await?;
+        let mut sent = speak(&mut sink, &target, &clip.samples).await?;
+        sent.stopped = Instant::now();
+        sink.send(Message::text(r#"{"type":"stop"}"#))
+            .await
+            .context("cannot send")?;
         anyhow::Ok((sent, sink))
     });
     let mut received = Vec::new();
@@ -92,6 +112,13 @@ pub(super) async fn run(target: Arc<Target>, clip: Clip, delay: Duration) -> any
     }
     let (sent, _sink) = sending.await.context("sending panicked")??;
     feel(&sent, &received, allowed)
+}
+
+/// Speaks one clip, reads nothing, and is gone without a goodbye, as a phone in a tunnel.
+pub(super) async fn vanish(target: &Target, clip: Clip) -> anyhow::Result<()> {
+    let (mut socket, _) = connect(target).await?;
+    speak(&mut socket, target, &clip.samples).await?;
+    Ok(())
 }
 
 /// When everything was sent.
@@ -139,10 +166,6 @@ where
             .await
             .context("cannot send")?;
     }
-    sent.stopped = Instant::now();
-    sink.send(Message::text(r#"{"type":"stop"}"#))
-        .await
-        .context("cannot send")?;
     Ok(sent)
 }
 

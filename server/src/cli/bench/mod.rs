@@ -1,7 +1,9 @@
 //! `waxwing bench`: paced sessions against a running server and what their users would feel, or a model's encoder alone.
 
 mod client;
+mod picture;
 mod report;
+mod soak;
 mod steps;
 
 use std::io::Write;
@@ -16,6 +18,7 @@ use waxwing_frontend::pcm::ChannelSelection;
 
 use self::client::{Clip, Target};
 use self::report::{Process, Row};
+use self::soak::Soak;
 use self::steps::Layout;
 use super::{Failure, Outcome, serve};
 
@@ -58,6 +61,19 @@ pub(super) struct Arguments {
     /// Milliseconds of audio in one message
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=1000))]
     chunk_ms: u32,
+    /// Minutes of mixed traffic instead of numbers of sessions: speakers, some that vanish in mid-word, files; a row a minute, and how fast
+    /// memory, file descriptors and latency grow
+    #[arg(long, value_name = "MINUTES", conflicts_with_all = ["model", "sessions", "seconds"])]
+    soak: Option<f64>,
+    /// Connections of the soak in all
+    #[arg(long, default_value_t = 10_000, requires = "soak")]
+    connects: usize,
+    /// Live sessions of the soak, as a part of what the server holds
+    #[arg(long, default_value_t = 0.8, requires = "soak")]
+    load: f64,
+    /// Also draws the rows: lag, and sessions admitted, over sessions asked for
+    #[arg(long, value_name = "FILE.svg", conflicts_with_all = ["model", "soak"])]
+    picture: Option<PathBuf>,
     /// Key of the server
     #[arg(long, env = "WAXWING_KEY", hide_env_values = true)]
     key: Option<String>,
@@ -92,6 +108,19 @@ pub(super) fn run(arguments: Arguments) -> Outcome {
         .map(|path| read(path))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let runtime = serve::runtime()?;
+    let mut out = std::io::stdout().lock();
+    if let Some(minutes) = arguments.soak {
+        let soak = runtime.block_on(soak(&arguments, &clips, minutes))?;
+        let text = if arguments.json {
+            serde_json::to_string_pretty(&soak)? + "\n"
+        } else if arguments.csv {
+            soak.csv()
+        } else {
+            soak.table()
+        };
+        out.write_all(text.as_bytes())?;
+        return Ok(out.flush()?);
+    }
     let mut rows = Vec::new();
     for &sessions in &arguments.sessions {
         let row = runtime.block_on(measure(&arguments, &clips, sessions))?;
@@ -102,7 +131,10 @@ pub(super) fn run(arguments: Arguments) -> Outcome {
         )?;
         rows.push(row);
     }
-    let mut out = std::io::stdout().lock();
+    if let Some(path) = &arguments.picture {
+        std::fs::write(path, picture::draw(&rows))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
     let text = if arguments.json {
         report::json(&rows)?
     } else if arguments.csv {
@@ -114,9 +146,8 @@ pub(super) fn run(arguments: Arguments) -> Outcome {
     Ok(out.flush()?)
 }
 
-/// Runs one number of sessions to their ends.
-async fn measure(arguments: &Arguments, clips: &[Vec<i16>], sessions: usize) -> anyhow::Result<Row> {
-    let target = Arc::new(Target {
+fn target(arguments: &Arguments) -> Arc<Target> {
+    Arc::new(Target {
         url: format!(
             "{}/v1/stream?encoding=s16le&sample_rate={}",
             arguments.url.trim_end_matches('/'),
@@ -125,7 +156,27 @@ async fn measure(arguments: &Arguments, clips: &[Vec<i16>], sessions: usize) -> 
         key: arguments.key.clone(),
         chunk: Duration::from_millis(u64::from(arguments.chunk_ms)),
         pace: arguments.pace,
-    });
+    })
+}
+
+async fn soak(arguments: &Arguments, clips: &[Vec<i16>], minutes: f64) -> anyhow::Result<Soak> {
+    anyhow::ensure!(
+        minutes.is_finite() && minutes > 0.0 && arguments.load.is_finite() && arguments.load > 0.0,
+        "`--soak` and `--load` need numbers above 0, such as 60 and 0.8"
+    );
+    let target = target(arguments);
+    let plan = soak::Plan {
+        length: Duration::from_secs_f64(minutes * 60.0),
+        connects: arguments.connects,
+        sessions: soak::sessions_for(&target, arguments.load)?,
+        pid: arguments.pid,
+    };
+    soak::run(target, clips, plan).await
+}
+
+/// Runs one number of sessions to their ends.
+async fn measure(arguments: &Arguments, clips: &[Vec<i16>], sessions: usize) -> anyhow::Result<Row> {
+    let target = target(arguments);
     let before = arguments.pid.and_then(Process::read);
     let begun = std::time::Instant::now();
     let mut tasks = Vec::new();

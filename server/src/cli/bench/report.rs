@@ -5,18 +5,23 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::client::Felt;
+use super::client::{self, Felt};
+
+/// To hundredths.
+pub(super) fn rounded(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
 
 /// Percentiles in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub(super) struct Percentiles {
-    p50: f64,
-    p95: f64,
-    p99: f64,
+    pub(super) p50: f64,
+    pub(super) p95: f64,
+    pub(super) p99: f64,
 }
 
 impl Percentiles {
-    fn of(mut durations: Vec<Duration>) -> Self {
+    pub(super) fn of(mut durations: Vec<Duration>) -> Self {
         durations.sort_unstable();
         // Nearest rank: a figure that some sample had.
         let rank = |share: f64| {
@@ -33,11 +38,12 @@ impl Percentiles {
     }
 }
 
-/// Memory and processor time of the server.
+/// What the server holds and has used.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Process {
     rss_kib: u64,
     cpu_seconds: f64,
+    pub(super) file_descriptors: usize,
 }
 
 impl Process {
@@ -54,7 +60,17 @@ impl Process {
         Some(Self {
             rss_kib,
             cpu_seconds: ticks as f64 / 100.0,
+            file_descriptors: std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count(),
         })
+    }
+
+    pub(super) fn rss_mib(self) -> f64 {
+        rounded(self.rss_kib as f64 / 1024.0)
+    }
+
+    /// Cores that were busy since `before`.
+    pub(super) fn cores_since(self, before: Self, wall: Duration) -> f64 {
+        rounded((self.cpu_seconds - before.cpu_seconds) / wall.as_secs_f64().max(1e-9))
     }
 }
 
@@ -65,11 +81,13 @@ pub(super) struct Row {
     pub(super) sessions: usize,
     /// That ended with `done`.
     pub(super) sessions_done: usize,
+    /// That the server had no room for.
+    pub(super) sessions_refused: usize,
     /// Why others did not, the first few.
     failures: Vec<String>,
     audio_seconds: f64,
     wall_seconds: f64,
-    lag_ms: Percentiles,
+    pub(super) lag_ms: Percentiles,
     word_delay_ms: Percentiles,
     final_after_end_ms: Percentiles,
     /// Percent of all lags.
@@ -89,21 +107,21 @@ impl Row {
         before: Option<Process>,
         after: Option<Process>,
     ) -> Self {
-        let mut failures = Vec::new();
-        let mut felt = Vec::new();
+        let (mut failures, mut felt, mut refused) = (Vec::new(), Vec::new(), 0);
         for outcome in outcomes {
             match outcome {
                 Ok(outcome) => felt.push(outcome),
+                Err(error) if client::is_refusal(&error) => refused += 1,
                 Err(error) if failures.len() < 3 => failures.push(format!("{error:#}")),
                 Err(_) => {}
             }
         }
         let lags: Vec<Duration> = felt.iter().flat_map(|felt| felt.lags.iter().copied()).collect();
         let misses: usize = felt.iter().map(|felt| felt.misses).sum();
-        let rounded = |value: f64| (value * 100.0).round() / 100.0;
         Self {
             sessions,
             sessions_done: felt.len(),
+            sessions_refused: refused,
             failures,
             audio_seconds: rounded(felt.iter().map(|felt| felt.audio_seconds).sum()),
             wall_seconds: rounded(wall.as_secs_f64()),
@@ -116,10 +134,10 @@ impl Row {
             ),
             final_after_end_ms: Percentiles::of(felt.iter().map(|felt| felt.final_after_end).collect()),
             words: felt.iter().map(|felt| felt.words).sum(),
-            rss_mib: after.map(|after| rounded(after.rss_kib as f64 / 1024.0)),
-            cpu_cores: before.zip(after).map(|(before, after)| {
-                rounded((after.cpu_seconds - before.cpu_seconds) / wall.as_secs_f64().max(1e-9))
-            }),
+            rss_mib: after.map(Process::rss_mib),
+            cpu_cores: before
+                .zip(after)
+                .map(|(before, after)| after.cores_since(before, wall)),
         }
     }
 
@@ -131,6 +149,7 @@ impl Row {
         let mut cells = vec![
             self.sessions.to_string(),
             self.sessions_done.to_string(),
+            self.sessions_refused.to_string(),
             self.audio_seconds.to_string(),
             self.wall_seconds.to_string(),
         ];
@@ -148,9 +167,10 @@ impl Row {
 }
 
 /// Names of the columns.
-const COLUMNS: [&str; 17] = [
+const COLUMNS: [&str; 18] = [
     "sessions",
     "done",
+    "refused",
     "audio s",
     "wall s",
     "lag p50",
@@ -169,18 +189,29 @@ const COLUMNS: [&str; 17] = [
 ];
 
 /// Names of the same columns for programs.
-const KEYS: &str = "sessions,done,audio_s,wall_s,lag_p50_ms,lag_p95_ms,lag_p99_ms,word_delay_p50_ms,word_delay_p95_ms,word_delay_p99_ms,\
+const KEYS: &str = "sessions,done,refused,audio_s,wall_s,lag_p50_ms,lag_p95_ms,lag_p99_ms,word_delay_p50_ms,word_delay_p95_ms,word_delay_p99_ms,\
     final_after_end_p50_ms,final_after_end_p95_ms,final_after_end_p99_ms,misses_percent,words,rss_mib,cpu_cores";
 
 /// For people; times in milliseconds.
 pub(super) fn table(rows: &[Row]) -> String {
     let cells: Vec<Vec<String>> = rows.iter().map(Row::cells).collect();
-    let widths: Vec<usize> = COLUMNS
+    let mut text = aligned(&COLUMNS, &cells);
+    for row in rows {
+        for failure in &row.failures {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{} sessions: {failure}", row.sessions);
+        }
+    }
+    text
+}
+
+/// Columns under their names, to the right.
+pub(super) fn aligned(columns: &[&str], rows: &[Vec<String>]) -> String {
+    let widths: Vec<usize> = columns
         .iter()
         .enumerate()
         .map(|(column, name)| {
-            cells
-                .iter()
+            rows.iter()
                 .filter_map(|row| row.get(column))
                 .map(String::len)
                 .chain([name.len()])
@@ -197,14 +228,9 @@ pub(super) fn table(rows: &[Row]) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{}", padded.join("  "));
     };
-    line(&mut COLUMNS.iter().copied());
-    for row in &cells {
-        line(&mut row.iter().map(String::as_str));
-    }
+    line(&mut columns.iter().copied());
     for row in rows {
-        for failure in &row.failures {
-            let _ = writeln!(text, "{} sessions: {failure}", row.sessions);
-        }
+        line(&mut row.iter().map(String::as_str));
     }
     text
 }
@@ -274,6 +300,6 @@ mod tests {
     #[test]
     fn this_process_can_be_read() {
         let process = Process::read(std::process::id()).unwrap();
-        assert!(process.rss_kib > 0 && process.cpu_seconds >= 0.0);
+        assert!(process.rss_kib > 0 && process.cpu_seconds >= 0.0 && process.file_descriptors > 0);
     }
 }
