@@ -20,6 +20,7 @@ pub mod encoder;
 pub mod endpoint;
 pub mod error;
 pub mod evaluation;
+pub mod formatting;
 pub mod hypothesis;
 pub mod language_model;
 pub mod loader;

@@ -10,9 +10,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ctc::{BeamEvent, BeamHypothesis, GreedyDecoder, NoScorer, PrefixBeam};
+use crate::ctc::{BeamEvent, BeamHypothesis, Fusion, GreedyDecoder, Hotwords, PrefixBeam};
 use crate::endpoint::{EndpointDetector, Verdict, frames_in};
 use crate::hypothesis::{Hypothesis, WORD_TAIL};
+use crate::language_model::LanguageModel;
 use crate::tokens::Tokens;
 use crate::transducer::{Heard, Networks, Stage};
 
@@ -27,12 +28,28 @@ pub struct TranscriberOptions {
     pub endpointing: Endpointing,
     /// How words are searched for.
     pub decoding: Decoding,
+    /// Knows which words follow which; heard by a beam only.
+    pub language_model: Option<Arc<LanguageModel>>,
+    /// Words that are expected; heard by a beam only.
+    pub hotwords: Option<Arc<Hotwords>>,
+}
+
+impl TranscriberOptions {
+    fn fusion(&self) -> Fusion {
+        let decoding = self.decoding.bounded();
+        Fusion {
+            language_model: self.language_model.clone(),
+            language_model_weight: decoding.language_model_weight,
+            word_bonus: decoding.word_bonus,
+            hotwords: self.hotwords.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
 enum Decoder {
     Greedy,
-    Beam(Box<PrefixBeam<NoScorer>>),
+    Beam(Box<PrefixBeam<Fusion>>),
     /// Frames are a transducer's encoder frames instead of log-probs.
     Transducer(Box<Stage>),
 }
@@ -62,10 +79,11 @@ impl Transcriber {
     pub fn new(tokens: Arc<Tokens>, frame_seconds: f64, options: TranscriberOptions) -> Self {
         let frame = frame_duration(frame_seconds);
         let decoding = options.decoding.bounded();
+        let fusion = options.fusion();
         let decoder = if decoding.beam_width == 1 {
             Decoder::Greedy
         } else {
-            let search = PrefixBeam::new(Arc::clone(&tokens), decoding.pruning(frame), NoScorer);
+            let search = PrefixBeam::new(Arc::clone(&tokens), decoding.pruning(frame), fusion);
             Decoder::Beam(Box::new(search))
         };
         Self {
@@ -155,10 +173,15 @@ impl Transcriber {
     pub fn configure(&mut self, options: TranscriberOptions) {
         let frame = self.frame;
         self.detector.configure(options.endpointing, frame);
+        let fusion = options.fusion();
         let decoding = options.decoding.bounded();
         self.alternatives = decoding.alternatives;
         match &mut self.decoder {
-            Decoder::Beam(search) if decoding.beam_width > 1 => search.set_pruning(decoding.pruning(frame)),
+            Decoder::Beam(search) if decoding.beam_width > 1 => {
+                search.set_pruning(decoding.pruning(frame));
+                search.set_scorer(fusion);
+                self.apply_settled();
+            }
             Decoder::Beam(search) => {
                 search.restart_with_best();
                 self.greedy.continue_after(search.sounding());
@@ -166,7 +189,7 @@ impl Transcriber {
                 self.decoder = Decoder::Greedy;
             }
             Decoder::Greedy if decoding.beam_width > 1 => {
-                let mut search = PrefixBeam::new(Arc::clone(&self.tokens), decoding.pruning(frame), NoScorer);
+                let mut search = PrefixBeam::new(Arc::clone(&self.tokens), decoding.pruning(frame), fusion);
                 search.continue_after(self.greedy.last_class(), self.frames_seen);
                 self.best_serial = search.best_serial();
                 self.decoder = Decoder::Beam(Box::new(search));
@@ -201,8 +224,8 @@ impl Transcriber {
         let search = match decoding.bounded().beam_width {
             1 => 0,
             _ => {
-                size_of::<PrefixBeam<NoScorer>>()
-                    + PrefixBeam::<NoScorer>::max_heap_bytes(tokens, &decoding.pruning(frame))
+                size_of::<PrefixBeam<Fusion>>()
+                    + PrefixBeam::<Fusion>::max_heap_bytes(tokens, &decoding.pruning(frame))
             }
         };
         size_of::<Self>()

@@ -71,6 +71,7 @@ fn greedy(endpointing: Endpointing) -> TranscriberOptions {
     TranscriberOptions {
         endpointing,
         decoding: Decoding::default(),
+        ..TranscriberOptions::default()
     }
 }
 
@@ -95,6 +96,7 @@ fn options() -> impl Strategy<Value = TranscriberOptions> {
                     alternatives,
                     ..Decoding::default()
                 },
+                ..TranscriberOptions::default()
             }
         },
     )

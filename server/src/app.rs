@@ -138,5 +138,6 @@ pub fn transcriber_options(wanted: native::Endpointing, decoding: Decoding) -> T
     TranscriberOptions {
         endpointing: wanted.over(Endpointing::default()),
         decoding,
+        ..TranscriberOptions::default()
     }
 }

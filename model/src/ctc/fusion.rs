@@ -7,7 +7,7 @@ use super::scorer::Scorer;
 use crate::language_model::{LanguageModel, LanguageModelState};
 
 /// What a beam search is told beside the acoustics. Without language model, bonus and hotwords it says nothing and costs nothing.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct Fusion {
     /// Scores words, as soon as they are complete.
     pub language_model: Option<Arc<LanguageModel>>,
@@ -32,12 +32,33 @@ impl Fusion {
     }
 }
 
+/// Shared parts are the same if they are the same object: nobody compares millions of n-grams.
+impl PartialEq for Fusion {
+    fn eq(&self, other: &Self) -> bool {
+        fn same<T>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
+            match (one, other) {
+                (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+                (None, None) => true,
+                _ => false,
+            }
+        }
+        self.language_model_weight == other.language_model_weight
+            && self.word_bonus == other.word_bonus
+            && same(self.language_model.as_ref(), other.language_model.as_ref())
+            && same(self.hotwords.as_ref(), other.hotwords.as_ref())
+    }
+}
+
 impl Scorer for Fusion {
     type State = FusionState;
 
     fn start(&self) -> FusionState {
         FusionState {
-            words: self.language_model.as_ref().map(|model| model.begin()).unwrap_or_default(),
+            words: self
+                .language_model
+                .as_ref()
+                .map(|model| model.begin())
+                .unwrap_or_default(),
             hotwords: self.hotwords().map(Hotwords::start),
         }
     }
@@ -46,7 +67,13 @@ impl Scorer for Fusion {
         match (self.hotwords(), state.hotwords) {
             (Some(hotwords), Some(at)) => {
                 let (bonus, next) = hotwords.advance(at, token);
-                (bonus, FusionState { hotwords: Some(next), ..*state })
+                (
+                    bonus,
+                    FusionState {
+                        hotwords: Some(next),
+                        ..*state
+                    },
+                )
             }
             _ => (0.0, *state),
         }
@@ -56,7 +83,10 @@ impl Scorer for Fusion {
         match &self.language_model {
             Some(model) => {
                 let (log_prob, words) = model.score(state.words, model.word(word));
-                (self.language_model_weight * log_prob + self.word_bonus, FusionState { words, ..*state })
+                (
+                    self.language_model_weight * log_prob + self.word_bonus,
+                    FusionState { words, ..*state },
+                )
             }
             None => (self.word_bonus, *state),
         }
@@ -65,7 +95,10 @@ impl Scorer for Fusion {
     fn end(&self, state: &FusionState) -> f32 {
         let words = self.language_model.as_ref();
         let sentence = words.map_or(0.0, |model| self.language_model_weight * model.end(state.words));
-        let hotwords = self.hotwords().zip(state.hotwords).map_or(0.0, |(hotwords, at)| hotwords.end(at));
+        let hotwords = self
+            .hotwords()
+            .zip(state.hotwords)
+            .map_or(0.0, |(hotwords, at)| hotwords.end(at));
         sentence + hotwords
     }
 
@@ -76,6 +109,8 @@ impl Scorer for Fusion {
     fn best_word(&self) -> Option<f32> {
         // No log-probability is above 0, but a sum of rounded ones behind a back-off can be a little.
         let has_words = self.language_model.is_some() && self.language_model_weight != 0.0;
-        (has_words || self.word_bonus != 0.0).then(|| self.word_bonus + 0.01)
+        // A beam asks for ends only where words have scores, and hotwords are taken back at ends.
+        let says_something = has_words || self.word_bonus != 0.0 || self.hotwords().is_some();
+        says_something.then(|| self.word_bonus + 0.01)
     }
 }

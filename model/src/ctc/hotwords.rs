@@ -39,7 +39,10 @@ pub enum HotwordWarning {
         index: usize,
     },
     /// Longer than is accepted.
-    #[error("hotword `{start}…` is left out: expected at most {} characters, found {found}", Hotwords::MAX_CHARACTERS)]
+    #[error(
+        "hotword `{start}…` is left out: expected at most {} characters, found {found}",
+        Hotwords::MAX_CHARACTERS
+    )]
     TooLong {
         /// Its first characters.
         start: String,
@@ -47,7 +50,10 @@ pub enum HotwordWarning {
         found: usize,
     },
     /// Behind the last one that is accepted.
-    #[error("{left_out} hotwords are left out: at most {} are accepted", Hotwords::MAX_COUNT)]
+    #[error(
+        "{left_out} hotwords are left out: at most {} are accepted",
+        Hotwords::MAX_COUNT
+    )]
     TooMany {
         /// How many.
         left_out: usize,
@@ -150,7 +156,11 @@ impl Hotwords {
                 }
             }
         }
-        if let Some(left_out) = hotwords.len().checked_sub(Self::MAX_COUNT).filter(|&count| count > 0) {
+        if let Some(left_out) = hotwords
+            .len()
+            .checked_sub(Self::MAX_COUNT)
+            .filter(|&count| count > 0)
+        {
             warnings.push(HotwordWarning::TooMany { left_out });
         }
         built.add(&phrases);
@@ -173,7 +183,11 @@ impl Hotwords {
             return (0.0, state);
         };
         let (mut at, mut bonus) = (state.0, 0.0);
-        for letter in begins_word.then_some(SEPARATOR).into_iter().chain(letters.chars()) {
+        for letter in begins_word
+            .then_some(SEPARATOR)
+            .into_iter()
+            .chain(letters.chars())
+        {
             let (gain, next) = self.letter(at, letter);
             bonus += gain;
             at = next;
@@ -203,7 +217,11 @@ impl Hotwords {
 
     fn letter(&self, at: u32, letter: char) -> (f32, u32) {
         let next = self.follow(at, letter);
-        let kept = if letter == SEPARATOR { self.node(at).completes } else { 0.0 };
+        let kept = if letter == SEPARATOR {
+            self.node(at).completes
+        } else {
+            0.0
+        };
         (kept + self.node(next).pending - self.node(at).pending, next)
     }
 
@@ -235,19 +253,26 @@ impl Hotwords {
                     if fits && (*begins_word == (from == 0) || (from == 0 && self.has_lone_separator())) {
                         let to = from + letters.len();
                         furthest = furthest.max(to);
-                        reached.splice(to..=to, [true]);
+                        if let Some(place) = reached.get_mut(to) {
+                            *place = true;
+                        }
                     }
                 }
             }
             if reached.last() != Some(&true) {
-                return word.get(furthest..).and_then(|rest| rest.chars().next()).or(word.chars().next());
+                return word
+                    .get(furthest..)
+                    .and_then(|rest| rest.chars().next())
+                    .or(word.chars().next());
             }
         }
         None
     }
 
     fn has_lone_separator(&self) -> bool {
-        self.tokens.iter().any(|(begins_word, letters)| *begins_word && letters.is_empty())
+        self.tokens
+            .iter()
+            .any(|(begins_word, letters)| *begins_word && letters.is_empty())
     }
 
     fn add(&mut self, phrases: &[(String, f32)]) {
@@ -278,19 +303,26 @@ impl Hotwords {
         for index in 2..self.nodes.len() {
             let parent = parents.get(index).map_or(NOWHERE, |parent| parent.0);
             let of_parent = length.get(parent as usize).copied().unwrap_or(0);
-            length.splice(index..=index, [of_parent + 1]);
+            if let Some(place) = length.get_mut(index) {
+                *place = of_parent + 1;
+            }
             by_length.push((of_parent + 1, index as u32));
         }
         by_length.sort_unstable();
         for (_, index) in by_length.into_iter().skip(1) {
-            let (parent, letter) = parents.get(index as usize).copied().unwrap_or((NOWHERE, SEPARATOR));
+            let (parent, letter) = parents
+                .get(index as usize)
+                .copied()
+                .unwrap_or((NOWHERE, SEPARATOR));
             let fallback = self.follow(self.node(parent).fallback, letter);
             let before = self.node(parent);
             let is_new = letter == SEPARATOR && before.is_phrase;
-            let pending = if is_new { 0.0 } else { before.pending } + boosts.get(index as usize).copied().unwrap_or(0.0);
+            let pending = if is_new { 0.0 } else { before.pending }
+                + boosts.get(index as usize).copied().unwrap_or(0.0);
             let completes = match self.node(index).is_phrase {
                 true => pending,
-                false => self.node(fallback).completes,
+                // Never more than what can be taken back, where boosts differ.
+                false => self.node(fallback).completes.min(pending),
             };
             if let Some(node) = self.nodes.get_mut(index as usize) {
                 (node.pending, node.completes, node.fallback) = (pending, completes, fallback);
@@ -300,13 +332,18 @@ impl Hotwords {
     }
 
     fn longest_token(&self) -> usize {
-        self.tokens.iter().map(|(_, letters)| letters.chars().count()).max().unwrap_or(0)
+        self.tokens
+            .iter()
+            .map(|(_, letters)| letters.chars().count())
+            .max()
+            .unwrap_or(0)
     }
 
     /// The most that any letter adds anywhere: a child's own, or where a phrase is left for another, what that holds.
     fn most_of_a_letter(&self) -> f32 {
         let nodes = (0..).take(self.nodes.len());
-        let letters: std::collections::HashSet<char> = self.children.keys().map(|&(_, letter)| letter).collect();
+        let letters: std::collections::HashSet<char> =
+            self.children.keys().map(|&(_, letter)| letter).collect();
         nodes
             .flat_map(|at| letters.iter().map(move |&letter| (at, letter)))
             .map(|(at, letter)| self.letter(at, letter).0)

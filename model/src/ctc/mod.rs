@@ -7,14 +7,18 @@
 
 mod batched;
 mod beam;
+mod fusion;
 mod greedy;
+mod hotwords;
 mod options;
 mod scorer;
 mod whole;
 
 pub use batched::{BatchedBeam, Ranked};
 pub use beam::{BeamEvent, BeamHypothesis, PrefixBeam};
+pub use fusion::{Fusion, FusionState};
 pub use greedy::{FrameDecision, GreedyDecoder, best_path, collapse};
+pub use hotwords::{Hotword, HotwordState, HotwordWarning, Hotwords};
 pub use options::{Decoding, DecodingError, Pruning};
 pub use scorer::{NoScorer, Scorer};
 pub use whole::{best_path_tokens, n_best};

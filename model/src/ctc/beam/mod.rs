@@ -275,6 +275,17 @@ impl<S: Scorer> PrefixBeam<S> {
         }
     }
 
+    /// Has another scorer from here on. It knows nothing of what was heard, so the best prefix is settled first.
+    pub(crate) fn set_scorer(&mut self, scorer: S)
+    where
+        S: PartialEq,
+    {
+        if self.scorer != scorer {
+            self.scorer = scorer;
+            self.restart_with_best();
+        }
+    }
+
     pub(crate) fn set_pruning(&mut self, pruning: Pruning) {
         self.pruning = pruning;
     }

@@ -1,0 +1,277 @@
+//! Makes a compact language model, and measures what one and hotwords do on real clips.
+//!
+//! ```text
+//! cargo run --release --example language_model -- convert ARPA OUT
+//! cargo run --release --example language_model -- report MODEL_DIR CLIPS_DIR LANGUAGE_MODEL [--width N]
+//! ```
+//!
+//! `CLIPS_DIR` is as for `decoding_report`. The report chooses weight and word bonus on the even clips (counted from 0) and shows the
+//! odd ones and all. Its hotwords are every second one, by alphabet, of the words of at least seven letters in the transcripts; one list for all
+//! clips. It is Markdown.
+#![expect(clippy::print_stdout, reason = "the report is the output")]
+
+mod clips;
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clips::Clip;
+use waxwing_model::ctc::{Hotword, Hotwords};
+use waxwing_model::evaluation::{Edit, ErrorCounts, ErrorRate, Improvement, align, normalise};
+use waxwing_model::language_model::LanguageModel;
+use waxwing_model::model::Model;
+use waxwing_model::transcript::{Decoding, Transcriber, TranscriberOptions};
+
+const WEIGHTS: [f32; 6] = [0.1, 0.2, 0.3, 0.45, 0.6, 0.8];
+const BONUSES: [f32; 5] = [-1.0, 0.0, 1.0, 2.0, 3.0];
+const BOOSTS: [f32; 8] = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0];
+const HOTWORD_LETTERS: usize = 7;
+const SILENCE_SECONDS: usize = 3;
+
+struct Bench {
+    model: Model,
+    clips: Vec<Clip>,
+    /// Log-probs of each clip.
+    heard: Vec<Vec<f32>>,
+    audio_seconds: f64,
+}
+
+impl Bench {
+    /// The words of each clip, and the seconds that all took.
+    fn decode(&self, options: &TranscriberOptions) -> (Vec<Vec<String>>, f64) {
+        let begin = Instant::now();
+        let texts = self.heard.iter().map(|log_probs| {
+            let tokens = Arc::clone(self.model.tokens());
+            let mut transcriber =
+                Transcriber::new(tokens, self.model.output_frame_seconds(), options.clone());
+            let mut finals = Vec::new();
+            transcriber.accept(log_probs, &mut finals);
+            finals.extend(transcriber.finish());
+            finals
+                .into_iter()
+                .flat_map(|utterance| utterance.words)
+                .map(|word| word.word)
+                .collect()
+        });
+        (texts.collect(), begin.elapsed().as_secs_f64())
+    }
+
+    fn errors(&self, texts: &[Vec<String>]) -> Vec<ErrorCounts> {
+        let pairs = self.clips.iter().zip(texts);
+        pairs
+            .map(|(clip, text)| ErrorCounts::between(&normalise(&clip.reference), text))
+            .collect()
+    }
+
+    /// Share of hotwords that are found, their number, and errors in all other words.
+    fn recall(&self, texts: &[Vec<String>], hotwords: &BTreeSet<String>) -> (f64, usize, usize) {
+        let (mut found, mut spoken, mut damage) = (0, 0, 0);
+        for (clip, text) in self.clips.iter().zip(texts) {
+            let reference = normalise(&clip.reference);
+            spoken += reference.iter().filter(|word| hotwords.contains(*word)).count();
+            for edit in align(&reference, text) {
+                match edit {
+                    Edit::Match { reference: at, .. } => {
+                        found += usize::from(hotwords.contains(&reference[at]))
+                    }
+                    Edit::Substitution { reference: at, .. } | Edit::Deletion { reference: at } => {
+                        damage += usize::from(!hotwords.contains(&reference[at]));
+                    }
+                    Edit::Insertion { .. } => damage += 1,
+                }
+            }
+        }
+        (found as f64 / spoken.max(1) as f64, spoken, damage)
+    }
+}
+
+fn half(errors: &[ErrorCounts], parity: usize) -> Vec<ErrorCounts> {
+    errors.iter().skip(parity).step_by(2).copied().collect()
+}
+
+fn report(
+    model: &Path,
+    clips: &Path,
+    language_model: &Path,
+    beam_width: usize,
+) -> Result<(), Box<dyn Error>> {
+    let model = Model::load(model)?;
+    let clips = Clip::read_all(clips)?;
+    let heard = clips
+        .iter()
+        .map(|clip| clip.hear(&model, SILENCE_SECONDS))
+        .collect::<Result<Vec<_>, _>>()?;
+    let audio_seconds = clips
+        .iter()
+        .map(|clip| clip.seconds() + SILENCE_SECONDS as f64)
+        .sum();
+    let bench = Bench {
+        model,
+        clips,
+        heard,
+        audio_seconds,
+    };
+    let begin = Instant::now();
+    let language_model = Arc::new(LanguageModel::load(language_model)?);
+    println!(
+        "{:?}, loaded in {:.3} s; {} clips, beam width {beam_width}.\n",
+        language_model.num_ngrams(),
+        begin.elapsed().as_secs_f64(),
+        bench.clips.len()
+    );
+
+    let beam = TranscriberOptions {
+        decoding: Decoding {
+            beam_width,
+            ..Decoding::default()
+        },
+        ..TranscriberOptions::default()
+    };
+    let fused = |language_model_weight: f32, word_bonus: f32| TranscriberOptions {
+        decoding: Decoding {
+            language_model_weight,
+            word_bonus,
+            ..beam.decoding
+        },
+        language_model: Some(Arc::clone(&language_model)),
+        ..beam.clone()
+    };
+    println!(
+        "Errors on the even clips:\n\n| weight | {} |",
+        BONUSES.map(|bonus| format!("bonus {bonus}")).join(" | ")
+    );
+    println!("|---|{}", "---|".repeat(BONUSES.len()));
+    let mut best = (usize::MAX, 0.0, 0.0);
+    for weight in WEIGHTS {
+        let mut row = format!("| {weight} |");
+        for bonus in BONUSES {
+            let (texts, _) = bench.decode(&fused(weight, bonus));
+            let errors = half(&bench.errors(&texts), 0)
+                .iter()
+                .sum::<ErrorCounts>()
+                .errors();
+            row += &format!(" {errors} |");
+            if errors < best.0 {
+                best = (errors, weight, bonus);
+            }
+        }
+        println!("{row}");
+    }
+    let with_model = fused(best.1, best.2);
+    println!("\nChosen: weight {}, bonus {}.\n", best.1, best.2);
+
+    let long: BTreeSet<String> = bench
+        .clips
+        .iter()
+        .flat_map(|clip| normalise(&clip.reference))
+        .filter(|word| word.len() >= HOTWORD_LETTERS)
+        .collect();
+    let hotwords: BTreeSet<String> = long.into_iter().step_by(2).collect();
+    let boosted = |boost: f32| {
+        let list: Vec<Hotword> = hotwords
+            .iter()
+            .map(|text| Hotword {
+                text: text.clone(),
+                boost,
+            })
+            .collect();
+        let (automaton, warnings) = Hotwords::new(bench.model.tokens(), &list);
+        warnings.iter().for_each(|warning| println!("{warning}"));
+        TranscriberOptions {
+            hotwords: Some(Arc::new(automaton)),
+            ..with_model.clone()
+        }
+    };
+    let greedy = TranscriberOptions {
+        decoding: Decoding {
+            beam_width: 1,
+            ..Decoding::default()
+        },
+        ..TranscriberOptions::default()
+    };
+    let systems = [
+        ("greedy", greedy),
+        ("beam", beam.clone()),
+        ("beam + language model", with_model.clone()),
+        (
+            "beam + language model + hotwords",
+            boosted(Hotwords::DEFAULT_BOOST),
+        ),
+    ];
+    println!(
+        "| decoder | odd clips | better than greedy by, points | all clips | better than greedy by, points | real-time factor |\n|---|---|---|---|---|---|"
+    );
+    let mut first: Option<Vec<ErrorCounts>> = None;
+    for (name, options) in &systems {
+        let (texts, seconds) = bench.decode(options);
+        let errors = bench.errors(&texts);
+        let against = first.get_or_insert_with(|| errors.clone());
+        let gain = |one: &[ErrorCounts], other: &[ErrorCounts]| {
+            let Improvement {
+                difference,
+                low,
+                high,
+                probability,
+            } = Improvement::between(one, other);
+            format!(
+                "{:.1} ({:.1} to {:.1}; {:.1} %)",
+                100.0 * difference,
+                100.0 * low,
+                100.0 * high,
+                100.0 * probability
+            )
+        };
+        println!(
+            "| {name} | {} | {} | {} | {} | {:.5} |",
+            ErrorRate::of(&half(&errors, 1)),
+            gain(&half(against, 1), &half(&errors, 1)),
+            ErrorRate::of(&errors),
+            gain(against, &errors),
+            seconds / bench.audio_seconds,
+        );
+    }
+    println!(
+        "\n{} hotwords:\n\n| boost | found | errors in other words | word errors |\n|---|---|---|---|",
+        hotwords.len()
+    );
+    for boost in BOOSTS {
+        let (texts, _) = bench.decode(&boosted(boost));
+        let (found, spoken, damage) = bench.recall(&texts, &hotwords);
+        let all = bench.errors(&texts).iter().sum::<ErrorCounts>();
+        println!(
+            "| {boost} | {:.1} % of {spoken} | {damage} | {} of {} |",
+            100.0 * found,
+            all.errors(),
+            all.reference_length
+        );
+    }
+    Ok(())
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["convert", arpa, out] => {
+            let bytes = LanguageModel::load(Path::new(arpa))?.to_bytes();
+            std::fs::write(out, &bytes).map_err(|error| format!("{out}: {error}"))?;
+            println!("{out}: {} bytes", bytes.len());
+            Ok(())
+        }
+        ["report", model, clips, language_model] => {
+            report(model.as_ref(), clips.as_ref(), language_model.as_ref(), 16)
+        }
+        ["report", model, clips, language_model, "--width", width] => report(
+            model.as_ref(),
+            clips.as_ref(),
+            language_model.as_ref(),
+            width.parse()?,
+        ),
+        _ => Err(
+            "expected `convert ARPA OUT` or `report MODEL_DIR CLIPS_DIR LANGUAGE_MODEL [--width N]`".into(),
+        ),
+    }
+}
