@@ -1,12 +1,18 @@
 //! How many real-time streams an encoder holds on this machine, and how near it comes to what the machine can multiply.
 
+use std::path::Path;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
+use crate::architecture;
+use crate::config::Config;
+use crate::device::Device;
 use crate::encoder::kernels::{Matrix, product};
-use crate::encoder::{StateCache, StepRow};
+use crate::encoder::{StateCache, StepRow, StreamingEncoder};
 use crate::error::ModelError;
-use crate::model::Model;
+use crate::loader::{self, WEIGHTS_FILE, Weights};
+use crate::model::CONFIG_FILE;
+use crate::module::head_classes;
 
 /// Sessions in a measured batch have heard 0 to this many segments less one: some have empty rings, some full ones.
 const AGES: u64 = 8;
@@ -28,6 +34,56 @@ pub struct Measurement {
     pub streams_undisturbed: f64,
     /// Rate of multiply-adds in matrix products, in percent of [`peak`] with as many threads, both by processor time.
     pub percent_of_peak: f64,
+}
+
+/// What is measured: the streaming encoder of a model directory, with its head if it has one. Needs no tokens.
+pub struct Subject {
+    id: String,
+    encoder: Box<dyn StreamingEncoder>,
+    segment: Duration,
+}
+
+impl Subject {
+    /// Loads `config.json` and `model.safetensors` of a directory. `frame` is the duration of one of the encoder's input
+    /// frames, for a model that does not say it by its `features`.
+    ///
+    /// # Errors
+    /// [`ModelError::Read`], [`ModelError::Invalid`] with every problem found, also when nothing tells the duration of a frame,
+    /// and [`ModelError::CannotStream`].
+    pub fn load(directory: &Path, frame: Option<Duration>) -> Result<Self, ModelError> {
+        let config = Config::from_json(&loader::read_text(&directory.join(CONFIG_FILE))?)?;
+        let file = loader::read_bytes(&directory.join(WEIGHTS_FILE))?;
+        let classes = head_classes(&config, &file);
+        let weights = Weights::from_safetensors(&file, &architecture::expected_tensors(&config, classes))?;
+        let own_frame = config.features.as_ref().map(|features| {
+            let shift = features.frame_shift_samples(config.sample_rate) as f64;
+            Duration::from_secs_f64(shift / f64::from(config.sample_rate))
+        });
+        let Some(frame) = own_frame.or(frame) else {
+            return Err(ModelError::Invalid {
+                problems: vec![format!(
+                    "{CONFIG_FILE}: features: missing, so nothing tells how long a frame is; give it (`--frame-ms`)"
+                )],
+            });
+        };
+        let encoder = architecture::streaming_encoder(&config, &weights, &Device::Cpu)?;
+        let frames = u32::try_from(encoder.geometry().segment_frames).unwrap_or(u32::MAX);
+        Ok(Self {
+            id: config.id,
+            segment: frame.saturating_mul(frames),
+            encoder,
+        })
+    }
+
+    /// The model's name.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Multiply-adds in the matrix products of one session's step, its left context full.
+    pub fn products_per_step(&self) -> u64 {
+        self.encoder.products_per_step()
+    }
 }
 
 /// Processor time of the calling thread, where the system tells it (Linux, to the scheduler's tick); else the time that
@@ -71,9 +127,9 @@ pub fn peak(threads: usize) -> f64 {
 /// Measures one batch size for about `duration`, with `threads` threads that share the model. Sessions have mixed ages.
 ///
 /// # Errors
-/// As [`Model::step`].
+/// As [`StreamingEncoder::step`].
 pub fn measure(
-    model: &Model,
+    subject: &Subject,
     batch: usize,
     threads: usize,
     duration: Duration,
@@ -82,9 +138,10 @@ pub fn measure(
     let runs = together(
         threads,
         |barrier| -> Result<(u32, Duration, Duration), ModelError> {
-            let mut sessions: Vec<(StateCache, Vec<f32>)> =
-                (0..batch).map(|_| (model.new_state(), Vec::new())).collect();
-            let geometry = model.geometry();
+            let mut sessions: Vec<(StateCache, Vec<f32>)> = (0..batch)
+                .map(|_| (subject.encoder.new_state(), Vec::new()))
+                .collect();
+            let geometry = subject.encoder.geometry();
             // A slow wave in the range of log-mel features; the values do not change what is computed.
             let count = geometry.frames_needed(0) * geometry.num_features;
             let features: Vec<f32> = (0..count)
@@ -92,11 +149,11 @@ pub fn measure(
                 .collect();
             for (index, (state, output)) in sessions.iter_mut().enumerate() {
                 for _ in 0..index as u64 % AGES {
-                    step(model, &features, [(&mut *state, &mut *output)])?;
+                    step(subject, &features, [(&mut *state, &mut *output)])?;
                 }
             }
             step(
-                model,
+                subject,
                 &features,
                 sessions.iter_mut().map(|(state, output)| (state, output)),
             )?;
@@ -106,7 +163,7 @@ pub fn measure(
             let mut steps = 0;
             while begin.elapsed() < duration || steps == 0 {
                 step(
-                    model,
+                    subject,
                     &features,
                     sessions.iter_mut().map(|(state, output)| (state, output)),
                 )?;
@@ -126,8 +183,8 @@ pub fn measure(
             .sum()
     };
     let (steps, steps_undisturbed) = (rate(|run| run.1), rate(|run| run.2));
-    let seconds = model.latency().segment.as_secs_f64() * batch as f64;
-    let products = model.products_per_step() as f64 * batch as f64;
+    let seconds = subject.segment.as_secs_f64() * batch as f64;
+    let products = subject.products_per_step() as f64 * batch as f64;
     Ok(Measurement {
         batch,
         threads,
@@ -140,11 +197,11 @@ pub fn measure(
 }
 
 fn step<'a>(
-    model: &Model,
+    subject: &Subject,
     features: &[f32],
     sessions: impl IntoIterator<Item = (&'a mut StateCache, &'a mut Vec<f32>)>,
 ) -> Result<(), ModelError> {
-    let geometry = model.geometry();
+    let geometry = subject.encoder.geometry();
     let mut rows: Vec<StepRow<'_>> = sessions
         .into_iter()
         .map(|(state, output)| {
@@ -156,7 +213,7 @@ fn step<'a>(
             }
         })
         .collect();
-    model.step(&mut rows)
+    subject.encoder.step(&mut rows)
 }
 
 /// Runs the same work on several threads, which may wait for one another before they measure.

@@ -19,7 +19,7 @@ use waxwing_frontend::pcm::ChannelSelection;
 use self::client::{Clip, Target};
 use self::report::{Process, Row};
 use self::soak::Soak;
-use self::steps::Layout;
+use self::steps::{Layout, Plan};
 use super::{Failure, Outcome, serve};
 
 /// How fast audio is sent.
@@ -52,10 +52,14 @@ pub(super) struct Arguments {
     /// Numbers of threads that step at once, for `--model`; with 1 among them, the others are compared with it
     #[arg(long, value_delimiter = ',', default_value = "1", requires = "model")]
     threads: Vec<usize>,
+    /// Milliseconds of one input frame, for a `--model` whose directory does not say it (no `features`)
+    #[arg(long, requires = "model", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    frame_ms: Option<u64>,
     /// How fast it is said
     #[arg(long, value_enum, default_value = "realtime")]
     pace: Pace,
-    /// Seconds that each session speaks; the audio is repeated or cut. 0: all of it once
+    /// Seconds that each session speaks; the audio is repeated or cut. 0: all of it once. With `--model`: seconds that each row
+    /// is measured for; 0: one
     #[arg(long, default_value_t = 0.0)]
     seconds: f64,
     /// Milliseconds of audio in one message
@@ -95,7 +99,16 @@ pub(super) fn run(arguments: Arguments) -> Outcome {
             (_, true) => Layout::Csv,
             _ => Layout::Table,
         };
-        return steps::run(directory, &arguments.batch, &arguments.threads, layout);
+        return steps::run(&Plan {
+            directory,
+            frame: arguments.frame_ms.map(Duration::from_millis),
+            batches: &arguments.batch,
+            threads: &arguments.threads,
+            measured: Duration::try_from_secs_f64(arguments.seconds)
+                .ok()
+                .filter(|time| !time.is_zero()),
+            layout,
+        });
     }
     if arguments.sessions.is_empty() || arguments.sessions.contains(&0) {
         return Err(Failure::Usage(anyhow::anyhow!(
