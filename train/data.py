@@ -6,9 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from scipy.signal import resample_poly
+
 from augmentation import RATE, augment, mask
 from features import HOP, features
 from model import Model
+
+RECORDED = ("queen", "sky")                                   # sources of recordings.py, of few speakers
+RATIOS = ((9, 10), (15, 16), (24, 25), (25, 24), (16, 15), (10, 9))
 
 
 class Tokens:
@@ -40,7 +45,8 @@ class Tokens:
 class Shards:
     """The utterances of all finished shards in a folder; ``refresh`` finds those that were finished since."""
 
-    def __init__(self, folder, held_out=()):
+    def __init__(self, folder, held_out=(), favour=None):
+        self.favour = favour or {}          # how often an item of a source comes in each round, where not once
         self.folder, self.held_out, self.known, self.items, self.audio = Path(folder), set(held_out), set(), [], []
 
     def refresh(self):
@@ -51,8 +57,9 @@ class Shards:
                 continue
             self.known.add(path.name)
             self.audio.append(np.memmap(path.with_suffix(".pcm"), "<i2", "r"))
-            fresh += [(len(self.audio) - 1, first, count, text) for first, count, text, _ in json.loads(path.read_text())]
-        self.items += fresh
+            read = [(len(self.audio) - 1, first, count, text, source) for first, count, text, source in json.loads(path.read_text())]
+            fresh += read
+            self.items += [item for item in read for _ in range(self.favour.get(item[4], 1))]
         return fresh
 
     def read(self, item):
@@ -62,8 +69,8 @@ class Shards:
 class Batches(torch.utils.data.IterableDataset):
     """Endless batches of about ``seconds`` of padded audio. Speech not heard yet comes first; only then is anything repeated, in a new disguise."""
 
-    def __init__(self, folder, tokens, geometry, seconds=60, seed=0, joined=0.3, strength=1.0, masks=1.0, longest=18, held_out=(), part=(0, 1)):
-        self.held_out, self.part = held_out, part
+    def __init__(self, folder, tokens, geometry, seconds=60, seed=0, joined=0.3, strength=1.0, masks=1.0, longest=18, held_out=(), part=(0, 1), favour=None):
+        self.held_out, self.part, self.favour = held_out, part, favour
         self.folder, self.tokens, self.geometry = folder, tokens, geometry
         self.seconds, self.seed, self.joined, self.strength, self.masks, self.longest = seconds, seed, joined, strength, masks, longest
 
@@ -72,6 +79,10 @@ class Batches(torch.utils.data.IterableDataset):
         parts, texts, total = [], [], 0
         for _ in range(1 if rng.random() > self.joined else rng.integers(2, 4)):
             samples = shards.read(queue[-1])
+            if queue[-1][4] in RECORDED and rng.random() < 0.7:
+                # Played a little slower or faster: the same words by a larger or smaller speaker.
+                up, down = RATIOS[rng.integers(len(RATIOS))]
+                samples = resample_poly(samples, up, down).astype(np.float32)
             if parts and total + len(samples) > self.longest * RATE:
                 break
             texts.append(queue.pop()[3])
@@ -95,11 +106,10 @@ class Batches(torch.utils.data.IterableDataset):
         if worker:
             part, parts = part * worker.num_workers + worker.id, parts * worker.num_workers
         rng = np.random.default_rng([self.seed, part])
-        shards, queue = Shards(self.folder, self.held_out), []
+        shards, queue = Shards(self.folder, self.held_out, self.favour), []
         while True:
-            queue += shards.refresh()[part::parts]
-            if len(queue) < 200:
-                queue += shards.items[part::parts]
+            fresh = shards.refresh()
+            queue += shards.items[part::parts] if len(queue) < 200 else fresh[part::parts]
             rng.shuffle(queue)
             pool = [self.utterance(rng, shards, queue) for _ in range(min(150, len(queue) // 3))]
             pool.sort(key=lambda one: len(one[0]))

@@ -2,7 +2,7 @@
 
 Two stages, each a call: ``--freeze 4`` learns the fresh layer and the heads on the frozen Whisper encoder; then ``--freeze 2`` (or less, with more
 computing) moves the upper layers too; ``--anchor`` holds them near what Whisper's full-context encoder says of the same audio. The learning rate
-falls as a cosine over ``--minutes`` of training time. Uses a GPU when there is one. On a CPU several processes update the same weights without waiting
+falls as a cosine over the last ``--decay`` of ``--minutes`` of training time (on a machine whose speed nobody knows beforehand, late). Uses a GPU when there is one. On a CPU several processes update the same weights without waiting
 for each other (``--processes``), which bears a busy machine better than threads that meet after every product.
 """
 
@@ -69,9 +69,11 @@ def arguments():
     parser.add_argument("--start", type=Path, help="checkpoint of an earlier stage")
     parser.add_argument("--heads", nargs="+", default=["characters", "pieces"])
     parser.add_argument("--held-out", nargs="*", default=["shard-0-0000"])
+    parser.add_argument("--favour", nargs="*", default=[], metavar="SOURCE=TIMES", help="sources that come more than once in each round, such as queen=4")
     parser.add_argument("--test", type=Path, nargs="*", default=[], help="test sets to watch (never trained on)")
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--warmup", type=int, default=60, help="steps")
+    parser.add_argument("--decay", type=float, default=1.0, help="share of --minutes, at the end, in which the learning rate falls")
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate of the fresh layer and the heads")
     parser.add_argument("--encoder-rate", type=float, default=1e-4, help="peak learning rate of the last Whisper layer")
     parser.add_argument("--layer-decay", type=float, default=0.6)
@@ -126,7 +128,8 @@ def work(rank, options, model, shared, average, saved):
             log.write(json.dumps(line) + "\n")
 
     source = batches(options.speech, tokens, model.geometry, options.workers, seconds=options.seconds, seed=int(time.time()), held_out=options.held_out,
-                     joined=options.joined, strength=options.strength, masks=options.masks, part=(rank, options.processes))
+                     joined=options.joined, strength=options.strength, masks=options.masks,
+                     favour={name: int(times) for name, times in (pair.split("=") for pair in options.favour)}, part=(rank, options.processes))
     started = saved_at = time.time()
     spent_before = shared[2].item()
     recent, cache = [], []
@@ -149,7 +152,8 @@ def work(rank, options, model, shared, average, saved):
                 if len(cache) > options.cache:
                     del cache[random.randrange(len(cache) // 2)]
         progress = shared[2].item() / (options.minutes * 60)
-        scale = min(1, (shared[0].item() + 1) / options.warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        falling = max(0.0, 1 - (1 - progress) / options.decay)
+        scale = min(1, (shared[0].item() + 1) / options.warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * falling)))
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * scale
         model.train()
