@@ -1,7 +1,8 @@
 """The English n-gram beside the default model: texts, modified Kneser-Ney, pruning, ARPA.
 
-``python language_model.py PACKAGES OUT.arpa [--forbidden LIST]...`` reads the packages unpacked by ``fetch`` and writes the ARPA file, then prints its
-size and its perplexity on sentences held out. ``LanguageModel::to_bytes`` makes the compact form of it.
+``python language_model.py PACKAGES OUT.arpa [--checkouts DIR] [--forbidden LIST]...`` reads WordNet as unpacked by ``fetch``, the books and utterances in
+checkouts of the repositories below, and sentences drawn from templates, and writes the ARPA file, then prints its size and its perplexity on sentences held out.
+``LanguageModel::to_bytes`` makes the compact form of it. Every text is in the public domain or under a licence that asks for attribution at most.
 
 The estimator is interpolated modified Kneser-Ney (Chen and Goodman, "An empirical study of smoothing techniques", 1998, section 3): counts of
 words at the highest order, of different left neighbours below it. Then n-grams whose loss costs the training text little leave (Seymore and Rosenfeld,
@@ -9,8 +10,10 @@ words at the highest order, of different left neighbours below it. Then n-grams 
 """
 
 import argparse
-import html
+import csv
+import json
 import re
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -22,34 +25,86 @@ BITS = 20
 UNKNOWN, BEGIN, END = 0, 1, 2
 
 
-def _markup(path):
-    """The paragraphs of an HTML, XHTML or Mallard file, without what is shown as code."""
-    source = path.read_text(encoding="utf-8", errors="replace")
-    source = re.sub(r"(?s)<(script|style|pre|code|screen|credit|license|head)\b.*?</\1>", " ", source)
-    for block in re.split(r"</?(?:p|h\d|li|td|title|div|paragraph|desc|item)\b[^>]*>", source):
-        yield html.unescape(re.sub(r"<[^>]*>", "", block))
+NUMBER = re.compile(r"\b\d{1,9}\b")
+ABBREVIATIONS = {"mr.": "mister", "mrs.": "missus", "dr.": "doctor", "&": "and", "%": " percent"}
+SHORT = re.compile(r"\b(mr|mrs|dr)\.|[&%]", re.IGNORECASE)
 
 
-def books(root):
-    """Sentences of manuals and books among the packages."""
-    share = root / "usr/share"
-    folders = [(share / "doc/anarchism", "*.html"), (share / "doc/debian-handbook/html/en-US", "*.html"), (share / "help/C", "*.page"),
-               (share / "libreoffice/help/en-US/text", "*.html")]
-    for folder, pattern in folders:
-        for path in sorted(folder.rglob(pattern)):
-            for block in _markup(path):
-                yield from re.split(r"(?<=[.!?:;])\s+", re.sub(r"\s+", " ", block))
+def spoken(sentence):
+    """As it is read out, as far as numbers and a few signs go; ``None`` when more is in it than words."""
+    sentence = SHORT.sub(lambda found: ABBREVIATIONS[found.group().lower()], sentence.replace("_", ""))
+    return text.normalise(NUMBER.sub(lambda found: text.number_words(int(found.group())), sentence).strip(" '*"))
 
 
-def corpus(root, rng, everyday_sentences):
-    """Normalised sentences, each once if it is prose; the drawn everyday ones as often as they are drawn."""
-    written = [sentence for _, sentence in text.prose(root)]
-    seen = set(written)
-    for sentence in books(root):
-        sentence = text.normalise(sentence)
-        if sentence and sentence not in seen and 2 <= len(sentence.split()) <= 40:
-            seen.add(sentence)
-            written.append(sentence)
+def wordnet(root):
+    """Glosses and examples, three words or more."""
+    for sentence in text._wordnet(root):
+        sentence = spoken(sentence.strip(" .;,:'"))
+        if sentence and len(sentence.split()) >= 3:
+            yield sentence
+
+
+def books(checkouts):
+    """Sentences of the books of Project Gutenberg that are checked out as ``GITenberg+TITLE_NUMBER``."""
+    for folder in sorted(checkouts.glob("GITenberg+*")):
+        number = folder.name.rsplit("_", 1)[1]
+        names = [folder / f"{number}{ending}.txt" for ending in ("-0", "-8", "")]
+        path = next(name for name in names if name.exists())
+        source = path.read_bytes()
+        try:
+            source = source.decode("utf-8")
+        except UnicodeDecodeError:
+            source = source.decode("latin-1")
+        source = re.split(r"\*\*\* ?START OF.*?\*\*\*", source)[-1]
+        source = re.split(r"\*\*\* ?END OF|End of (?:the )?Project Gutenberg", source)[0]
+        for paragraph in re.split(r"\r?\n\s*\r?\n", source):
+            plain = re.sub(r"\s+", " ", paragraph.replace("\u201c", '"').replace("\u201d", '"').replace("\u2018", "'").replace("\u2019", "'"))
+            plain = re.sub(r"\b(Mr|Mrs|Dr)\.", r"\1", plain)
+            for sentence in re.split(r"(?<=[.!?;:])[\"']?\s+", plain):
+                sentence = re.sub(r"\b(mr|mrs|dr)\b", lambda found: ABBREVIATIONS[found.group() + "."], sentence.lower())
+                yield spoken(sentence)
+
+
+def utterances(checkouts):
+    """What people said or wrote to assistants, banks and restaurants: CLINC150, BANKING77, RESTAURANTS-8K."""
+    found = json.loads((checkouts / "clinc+oos-eval/data/data_full.json").read_text())
+    lines = [line for part in found.values() for line, _ in part]
+    folder = checkouts / "PolyAI-LDN+task-specific-datasets"
+    with open(folder / "banking_data/train.csv", encoding="utf-8", newline="") as file:
+        lines += [row["text"] for row in csv.DictReader(file)]
+    for path in sorted((folder / "span_extraction/restaurant8k").glob("*.json")):
+        lines += [turn["userInput"]["text"] for turn in json.loads(path.read_text())]
+    for line in lines:
+        for sentence in re.split(r"(?<=[.!?])\s+", line):
+            yield spoken(sentence)
+
+
+def speeches(checkouts):
+    """Inaugural addresses and messages of presidents of the United States, works of their government, as NLTK keeps them."""
+    for name in ("inaugural", "state_union"):
+        with zipfile.ZipFile(checkouts / "nltk+nltk_data/packages/corpora" / f"{name}.zip") as archive:
+            for member in sorted(archive.namelist()):
+                if not member.endswith(".txt"):
+                    continue
+                source = re.sub(r"\s+", " ", archive.read(member).decode("latin-1"))
+                for sentence in re.split(r"(?<=[.!?;:])[\"']?\s+", source):
+                    yield spoken(sentence)
+
+
+def corpus(root, checkouts, rng, everyday_sentences):
+    """Normalised sentences, each once if it is written; the drawn everyday ones as often as they are drawn."""
+    sources = [wordnet(root)]
+    if checkouts:
+        sources += [books(checkouts), speeches(checkouts), utterances(checkouts)]
+    seen, written = set(), []
+    for source in sources:
+        before, words = len(written), 0
+        for sentence in source:
+            if sentence and sentence not in seen and len(sentence.split()) <= 40:
+                seen.add(sentence)
+                written.append(sentence)
+                words += len(sentence.split())
+        print(f"{source.__name__}: {len(written) - before} sentences, {words} words")
     everyday = text.Everyday(rng, [word for sentence in written for word in sentence.split()])
     # As arrays, or every draw converts the lists.
     everyday.words, everyday.weight = np.array(everyday.words), np.array(everyday.weight)
@@ -196,6 +251,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("packages", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--checkouts", type=Path, help="folder of repositories, each as OWNER+NAME")
     parser.add_argument("--forbidden", type=Path, nargs="*", default=[], help="lists (tab-separated: file, words) that nothing is learnt from")
     parser.add_argument("--everyday", type=int, default=80_000)
     parser.add_argument("--words", type=int, default=40_000)
@@ -204,7 +260,7 @@ def main():
     arguments = parser.parse_args()
     forbidden = [line.split("\t", 1)[1] for path in arguments.forbidden for line in path.read_text().splitlines() if "\t" in line]
     rng = np.random.default_rng(1)
-    sentences = list(allowed(corpus(arguments.packages, rng, arguments.everyday), forbidden))
+    sentences = list(allowed(corpus(arguments.packages, arguments.checkouts, rng, arguments.everyday), forbidden))
     order = rng.permutation(len(sentences))
     held_out = [sentences[i] for i in order[:len(order) // 50]]
     training = [sentences[i] for i in order[len(order) // 50:]]

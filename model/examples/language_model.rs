@@ -25,8 +25,8 @@ use waxwing_model::language_model::LanguageModel;
 use waxwing_model::model::Model;
 use waxwing_model::transcript::{Decoding, Transcriber, TranscriberOptions};
 
-const WEIGHTS: [f32; 6] = [0.1, 0.2, 0.3, 0.45, 0.6, 0.8];
-const BONUSES: [f32; 5] = [-1.0, 0.0, 1.0, 2.0, 3.0];
+const WEIGHTS: [f32; 6] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.7];
+const BONUSES: [f32; 6] = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0];
 const BOOSTS: [f32; 8] = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0];
 const HOTWORD_LETTERS: usize = 7;
 const SILENCE_SECONDS: usize = 3;

@@ -11,6 +11,7 @@ use crate::config::{Config, CtcConfig, EncoderConfig};
 use crate::device::Device;
 use crate::encoder::{Geometry, StateCache, StepRow, StreamingEncoder};
 use crate::error::ModelError;
+use crate::language_model::LanguageModel;
 use crate::loader::{self, WEIGHTS_FILE, Weights};
 use crate::module::head_classes;
 use crate::tokens::Tokens;
@@ -21,6 +22,8 @@ use crate::transducer::Networks;
 pub const CONFIG_FILE: &str = "config.json";
 /// Name of the classes' spellings in a model directory.
 pub const TOKENS_FILE: &str = "tokens.txt";
+/// Name of the language model in a model directory, in any form that [`LanguageModel::from_bytes`] reads. It may be missing.
+pub const LANGUAGE_MODEL_FILE: &str = "language_model.bin";
 
 /// How long a sample may wait inside the model, by design and not by load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +41,7 @@ pub struct Model {
     tokens: Arc<Tokens>,
     encoder: Box<dyn StreamingEncoder>,
     transducer: Option<Arc<Networks>>,
+    language_model: Option<Arc<LanguageModel>>,
 }
 
 impl std::fmt::Debug for Model {
@@ -49,10 +53,10 @@ impl std::fmt::Debug for Model {
 }
 
 impl Model {
-    /// Loads `config.json`, `tokens.txt` and `model.safetensors` of a directory, to run on the CPU.
+    /// Loads `config.json`, `tokens.txt`, `model.safetensors` and, where there is one, `language_model.bin` of a directory, to run on the CPU.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] with every problem of all three files, unreadable ones included.
+    /// [`ModelError::Invalid`] with every problem of all files, unreadable ones included.
     pub fn load(directory: &Path) -> Result<Self, ModelError> {
         Self::load_on(directory, &Device::Cpu)
     }
@@ -65,20 +69,30 @@ impl Model {
         let config = loader::read_text(&directory.join(CONFIG_FILE));
         let tokens = loader::read_text(&directory.join(TOKENS_FILE));
         let weights = loader::read_bytes(&directory.join(WEIGHTS_FILE));
-        let (config, tokens, weights) = match (config, tokens, weights) {
-            (Ok(config), Ok(tokens), Ok(weights)) => (config, tokens, weights),
-            (config, tokens, weights) => {
+        let path = directory.join(LANGUAGE_MODEL_FILE);
+        let language_model = path
+            .exists()
+            .then(|| LanguageModel::load(&path).map_err(|error| format!("{}: {error}", path.display())))
+            .transpose();
+        let (config, tokens, weights, language_model) = match (config, tokens, weights, language_model) {
+            (Ok(config), Ok(tokens), Ok(weights), Ok(language_model)) => {
+                (config, tokens, weights, language_model)
+            }
+            (config, tokens, weights, language_model) => {
                 let problems = [config.err(), tokens.err(), weights.err()];
                 return Err(ModelError::Invalid {
                     problems: problems
                         .into_iter()
                         .flatten()
                         .map(|error| error.to_string())
+                        .chain(language_model.err())
                         .collect(),
                 });
             }
         };
-        Self::from_parts(&config, &tokens, &weights, device)
+        let mut model = Self::from_parts(&config, &tokens, &weights, device)?;
+        model.language_model = language_model.map(Arc::new);
+        Ok(model)
     }
 
     /// Builds a model from the contents of its three files, such as those embedded in the binary.
@@ -143,8 +157,31 @@ impl Model {
                 config,
                 features,
                 tokens: Arc::new(tokens),
+                language_model: None,
             }),
             _ => Err(ModelError::Invalid { problems }),
+        }
+    }
+
+    /// The same model with a language model of its own, which its sessions hear where they name no other.
+    #[must_use]
+    pub fn with_language_model(mut self, language_model: Arc<LanguageModel>) -> Self {
+        self.language_model = Some(language_model);
+        self
+    }
+
+    /// The language model beside it, if there is one.
+    pub fn language_model(&self) -> Option<&Arc<LanguageModel>> {
+        self.language_model.as_ref()
+    }
+
+    /// How words are searched for where nobody says how: by a beam where the model has a language model, which only a beam hears; by the
+    /// best path otherwise.
+    pub fn default_decoding(&self) -> Decoding {
+        if self.language_model.is_some() && self.transducer.is_none() {
+            Decoding::with_language_model()
+        } else {
+            Decoding::default()
         }
     }
 
@@ -222,7 +259,9 @@ impl Model {
             Some(networks) => {
                 Transcriber::for_transducer(tokens, Arc::clone(networks), frame_seconds, options)
             }
-            None => Transcriber::new(tokens, frame_seconds, options),
+            None => {
+                Transcriber::with_own_language_model(tokens, frame_seconds, options, self.language_model.clone())
+            }
         }
     }
 

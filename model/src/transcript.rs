@@ -28,20 +28,23 @@ pub struct TranscriberOptions {
     pub endpointing: Endpointing,
     /// How words are searched for.
     pub decoding: Decoding,
-    /// Knows which words follow which; heard by a beam only.
+    /// Knows which words follow which; heard by a beam only. `None` is the model's own, if it has one; a weight of 0 is none at all.
     pub language_model: Option<Arc<LanguageModel>>,
     /// Words that are expected; heard by a beam only.
     pub hotwords: Option<Arc<Hotwords>>,
 }
 
 impl TranscriberOptions {
-    fn fusion(&self) -> Fusion {
+    fn fusion(&self, own: Option<&Arc<LanguageModel>>) -> Fusion {
         let decoding = self.decoding.bounded();
+        let language_model = self.language_model.as_ref().or(own);
+        let language_model = language_model.filter(|_| decoding.language_model_weight > 0.0);
         Fusion {
-            language_model: self.language_model.clone(),
+            language_model: language_model.cloned(),
             language_model_weight: decoding.language_model_weight,
-            word_bonus: decoding.word_bonus,
+            word_bonus: language_model.map_or(0.0, |_| decoding.word_bonus),
             hotwords: self.hotwords.clone(),
+            ..Fusion::default()
         }
     }
 }
@@ -65,6 +68,8 @@ pub struct Transcriber {
     greedy: GreedyDecoder,
     decoder: Decoder,
     alternatives: usize,
+    /// What a beam hears where the options name no other.
+    own_language_model: Option<Arc<LanguageModel>>,
     hypothesis: Hypothesis,
     /// Of the beam, in the frame before.
     best_serial: u64,
@@ -77,9 +82,20 @@ pub struct Transcriber {
 impl Transcriber {
     /// Makes a transcriber for a new stream of a model that emits an output frame every `frame_seconds`.
     pub fn new(tokens: Arc<Tokens>, frame_seconds: f64, options: TranscriberOptions) -> Self {
+        Self::with_own_language_model(tokens, frame_seconds, options, None)
+    }
+
+    /// As [`new`](Self::new), for a model that has a language model: it is heard wherever options name no other, now and after
+    /// [`configure`](Self::configure).
+    pub fn with_own_language_model(
+        tokens: Arc<Tokens>,
+        frame_seconds: f64,
+        options: TranscriberOptions,
+        own_language_model: Option<Arc<LanguageModel>>,
+    ) -> Self {
         let frame = frame_duration(frame_seconds);
         let decoding = options.decoding.bounded();
-        let fusion = options.fusion();
+        let fusion = options.fusion(own_language_model.as_ref());
         let decoder = if decoding.beam_width == 1 {
             Decoder::Greedy
         } else {
@@ -90,6 +106,7 @@ impl Transcriber {
             greedy: GreedyDecoder::new(tokens.blank()),
             decoder,
             alternatives: decoding.alternatives,
+            own_language_model,
             best_serial: 0,
             hypothesis: Hypothesis::new(frames_in(WORD_TAIL, frame)),
             detector: EndpointDetector::new(options.endpointing, frame),
@@ -173,7 +190,7 @@ impl Transcriber {
     pub fn configure(&mut self, options: TranscriberOptions) {
         let frame = self.frame;
         self.detector.configure(options.endpointing, frame);
-        let fusion = options.fusion();
+        let fusion = options.fusion(self.own_language_model.as_ref());
         let decoding = options.decoding.bounded();
         self.alternatives = decoding.alternatives;
         match &mut self.decoder {

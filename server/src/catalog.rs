@@ -8,6 +8,7 @@ use waxwing_frontend::features::FeatureConfig;
 use waxwing_model::Model;
 use waxwing_model::device::Device;
 use waxwing_model::encoder::{Geometry, StateCache, StepRow};
+use waxwing_model::language_model::LanguageModel;
 use waxwing_model::tokens::Tokens;
 use waxwing_model::transcript::{Decoding, Transcriber, TranscriberOptions};
 
@@ -21,21 +22,27 @@ struct BuiltIn {
     config: &'static str,
     tokens: &'static str,
     weights: &'static [u8],
+    language_model: &'static [u8],
 }
 
 macro_rules! built_in {
-    ($id:literal) => {
+    ($id:literal, $language_model:literal) => {
         BuiltIn {
             id: $id,
             config: include_str!(concat!("../../model/pretrained/", $id, "/config.json")),
             tokens: include_str!(concat!("../../model/pretrained/", $id, "/tokens.txt")),
             weights: include_bytes!(concat!("../../model/pretrained/", $id, "/model.safetensors")),
+            language_model: include_bytes!(concat!(
+                "../../model/pretrained/",
+                $language_model,
+                "/model.bin"
+            )),
         }
     };
 }
 
 /// The models in the binary, the default first.
-const BUILT_IN: &[BuiltIn] = &[built_in!("en-emformer")];
+const BUILT_IN: &[BuiltIn] = &[built_in!("en-emformer", "en-ngram")];
 
 /// Ids of the models in the binary, the default first.
 pub fn built_in_ids() -> impl Iterator<Item = &'static str> {
@@ -90,8 +97,10 @@ fn load_one(name: &str, device: &Device) -> anyhow::Result<Model> {
 }
 
 fn from_binary(model: &BuiltIn, device: &Device) -> anyhow::Result<Model> {
-    Model::from_parts(model.config, model.tokens, model.weights, device)
-        .with_context(|| format!("the built-in model {} cannot be used", model.id))
+    let unusable = || format!("the built-in model {} cannot be used", model.id);
+    let language_model = LanguageModel::from_bytes(model.language_model).with_context(unusable)?;
+    let loaded = Model::from_parts(model.config, model.tokens, model.weights, device).with_context(unusable)?;
+    Ok(loaded.with_language_model(Arc::new(language_model)))
 }
 
 impl StepModel for Model {

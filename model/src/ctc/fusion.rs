@@ -7,7 +7,7 @@ use super::scorer::Scorer;
 use crate::language_model::{LanguageModel, LanguageModelState};
 
 /// What a beam search is told beside the acoustics. Without language model, bonus and hotwords it says nothing and costs nothing.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Fusion {
     /// Scores words, as soon as they are complete.
     pub language_model: Option<Arc<LanguageModel>>,
@@ -15,8 +15,30 @@ pub struct Fusion {
     pub language_model_weight: f32,
     /// Added for each word.
     pub word_bonus: f32,
+    /// Added, before the weight, to the log-probability of a word that the language model does not know: its `<unk>` stands for all unknown words
+    /// together, and one spelling out of so many is far less probable. Words of hotwords are taken for known.
+    pub unknown_word_log_prob: f32,
     /// Score letters.
     pub hotwords: Option<Arc<Hotwords>>,
+}
+
+impl Fusion {
+    /// What one spelling has of the probability of all unknown words, where nothing else is said. Chosen on real speech; see
+    /// `docs/language-model.md`.
+    pub const UNKNOWN_WORD_LOG_PROB: f32 = -10.0;
+}
+
+impl Default for Fusion {
+    /// Says nothing.
+    fn default() -> Self {
+        Self {
+            language_model: None,
+            language_model_weight: 0.0,
+            word_bonus: 0.0,
+            unknown_word_log_prob: Self::UNKNOWN_WORD_LOG_PROB,
+            hotwords: None,
+        }
+    }
 }
 
 /// What [`Fusion`] remembers of a prefix.
@@ -44,6 +66,7 @@ impl PartialEq for Fusion {
         }
         self.language_model_weight == other.language_model_weight
             && self.word_bonus == other.word_bonus
+            && self.unknown_word_log_prob == other.unknown_word_log_prob
             && same(self.language_model.as_ref(), other.language_model.as_ref())
             && same(self.hotwords.as_ref(), other.hotwords.as_ref())
     }
@@ -83,8 +106,14 @@ impl Scorer for Fusion {
         match &self.language_model {
             Some(model) => {
                 let (log_prob, words) = model.score(state.words, model.word(word));
+                let is_expected = || self.hotwords().is_some_and(|hotwords| hotwords.has_word(word));
+                let spelling = if model.knows(word) || is_expected() {
+                    0.0
+                } else {
+                    self.unknown_word_log_prob
+                };
                 (
-                    self.language_model_weight * log_prob + self.word_bonus,
+                    self.language_model_weight * (log_prob + spelling) + self.word_bonus,
                     FusionState { words, ..*state },
                 )
             }

@@ -6,7 +6,7 @@
 //! automaton (Aho and Corasick, "Efficient string matching", CACM 1975): leaving one phrase goes on with another that the
 //! last words begin.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 
 use crate::tokens::Tokens;
@@ -96,6 +96,8 @@ pub struct Hotwords {
     children: HashMap<(u32, char), u32>,
     /// Of each token: whether it begins a word, and its letters.
     tokens: Vec<(bool, Box<str>)>,
+    /// Every word of every phrase.
+    words: HashSet<Box<str>>,
     best_token: f32,
 }
 
@@ -126,6 +128,7 @@ impl Hotwords {
                 .take(tokens.len())
                 .map(|id| (tokens.begins_word(id), tokens.spelling(id).into()))
                 .collect(),
+            words: HashSet::new(),
             best_token: 0.0,
         };
         let mut phrases = Vec::new();
@@ -163,6 +166,11 @@ impl Hotwords {
         {
             warnings.push(HotwordWarning::TooMany { left_out });
         }
+        built.words = phrases
+            .iter()
+            .flat_map(|(phrase, _)| phrase.split(SEPARATOR))
+            .map(Box::from)
+            .collect();
         built.add(&phrases);
         (built, warnings)
     }
@@ -170,6 +178,11 @@ impl Hotwords {
     /// Whether there is nothing to look for.
     pub fn is_empty(&self) -> bool {
         self.nodes.len() == 2
+    }
+
+    /// Whether a word is, or is part of, what is looked for.
+    pub fn has_word(&self, word: &str) -> bool {
+        self.words.contains(word)
     }
 
     /// The state of a prefix without tokens: a word begins.
@@ -342,7 +355,7 @@ impl Hotwords {
     /// The most that any letter adds anywhere: a child's own, or where a phrase is left for another, what that holds.
     fn most_of_a_letter(&self) -> f32 {
         let nodes = (0..).take(self.nodes.len());
-        let letters: std::collections::HashSet<char> =
+        let letters: HashSet<char> =
             self.children.keys().map(|&(_, letter)| letter).collect();
         nodes
             .flat_map(|at| letters.iter().map(move |&letter| (at, letter)))

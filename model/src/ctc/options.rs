@@ -21,9 +21,9 @@ pub struct Decoding {
     pub settle_ms: u32,
     /// Hypotheses that a final shows, the best one included.
     pub alternatives: usize,
-    /// What the natural log-probability of a word in the language model is multiplied by.
+    /// What the natural log-probability of a word in the language model is multiplied by; 0 is no language model.
     pub language_model_weight: f32,
-    /// Added for every word, against the language model's liking for few words.
+    /// Added for every word, against the language model's liking for few words; without one it has no effect in sessions.
     pub word_bonus: f32,
 }
 
@@ -37,8 +37,8 @@ impl Default for Decoding {
             max_distance: 14.0,
             settle_ms: 1500,
             alternatives: 1,
-            language_model_weight: 0.5,
-            word_bonus: 0.0,
+            language_model_weight: 0.4,
+            word_bonus: 2.0,
         }
     }
 }
@@ -70,6 +70,14 @@ pub enum DecodingError {
 }
 
 impl Decoding {
+    /// What is used where a model has a language model beside it. See `docs/decoding.md` for the figures behind it.
+    pub fn with_language_model() -> Self {
+        Self {
+            beam_width: 16,
+            ..Self::default()
+        }
+    }
+
     /// Accepted values of `beam_width`.
     pub const BEAM_WIDTH: RangeInclusive<usize> = 1..=500;
     /// Accepted values of `max_tokens`.
