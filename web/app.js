@@ -22,7 +22,7 @@ import { Player } from './player.js';
 import { checkKey, takeKeyFromAddress } from './problems.js';
 import { run, runs, startFile, startSample, toggle } from './runs.js';
 import { access } from './server.js';
-import { remember, remembered, showDevices } from './settings.js';
+import { remember, remembered, showDevices, showWishes } from './settings.js';
 import { snippets } from './snippets.js';
 import { isActive, keepAwake, lookAtServer, setState } from './status.js';
 import { byId, make, toast } from './view.js';
@@ -203,4 +203,5 @@ if (remembered('format') in formats) byId('format').value = remembered('format')
 setState('idle');
 showTools();
 showDevices();
+showWishes();
 checkKey();

@@ -52,15 +52,16 @@ export async function decodeFile(file, url) {
   }
 }
 
-/** Posts a file and gives the server's verbose JSON. `onProgress(fraction)` follows the upload; `signal` ends it.
+/** Posts a file with further fields and gives the server's verbose JSON. `onProgress(fraction)` follows the upload; `signal` ends it.
  *  Rejects with `{ status, code, message }`; a status of 0 is a connection that failed. */
-export function postFile(file, { headers, onProgress, signal }) {
+export function postFile(file, { headers, fields, onProgress, signal }) {
   return new Promise((resolve, reject) => {
     const form = new FormData();
     form.append('model', 'whisper-1');
     form.append('response_format', 'verbose_json');
     form.append('timestamp_granularities[]', 'word');
     form.append('timestamp_granularities[]', 'segment');
+    for (const [name, value] of Object.entries(fields)) form.append(name, value);
     form.append('file', file, file.name);
     // fetch still cannot report upload progress.
     const request = new XMLHttpRequest();
@@ -89,6 +90,7 @@ export function finalsOf(answer) {
     start: segment.start,
     end: segment.end,
     text: segment.text.trim(),
+    formatted: segment.formatted,
     words: words.filter((word) => word.start >= segment.start - 1e-3 && word.start < segment.end),
   })).filter((final) => final.text !== '');
 }

@@ -10,7 +10,7 @@ import { notice, picture, raw, transcript, view } from './page.js';
 import { forgetProblem, showProblem } from './problems.js';
 import { Recording } from './recording.js';
 import { access, diagnose, streamUrl } from './server.js';
-import { remembered, showDevices } from './settings.js';
+import { remembered, showDevices, wishes } from './settings.js';
 import { Spectrum } from './spectrum.js';
 import { hideProgress, isActive, lookAtServer, offerToStopWaiting, setState, showLevel, showProgress, showServer, state } from './status.js';
 import { clock, timedWords } from './transcript.js';
@@ -78,10 +78,11 @@ function drawSound(current, until) {
 
 function connect(current) {
   const { recording } = current;
+  const wished = wishes(); // a run keeps them, over all its sockets
   current.connection = new Connection({
     recording,
     target: () => ({
-      url: streamUrl(document.baseURI, { encoding: 's16le', sample_rate: recording.rateHz, channels: 1 }),
+      url: streamUrl(document.baseURI, { encoding: 's16le', sample_rate: recording.rateHz, channels: 1, ...wished }),
       subprotocols: access.subprotocols(),
     }),
     diagnose,
@@ -225,6 +226,7 @@ async function sendFile(current) {
   try {
     const answer = await postFile(file, {
       headers: access.headers(),
+      fields: wishes(),
       signal: current.abort.signal,
       onProgress(fraction) {
         if (fraction < 1) showProgress(fraction, `Sending ${file.name}: ${Math.round(fraction * 100)} %`);

@@ -21,6 +21,25 @@ export function remember(name, value, storage = 'localStorage') {
   }
 }
 
+/** What the user wants of the next run beside its words, as the server's fields are called. */
+export function wishes() {
+  const fields = {};
+  const hotwords = remembered('hotwords').trim();
+  if (hotwords !== '') fields.hotwords = hotwords;
+  if (remembered('formatted') === 'true') fields.formatted = 'true';
+  return fields;
+}
+
+/** Shows what was wished for last, and remembers what is wished for now. */
+export function showWishes() {
+  const [hotwords, formatted] = [byId('hotwords'), byId('formatted')];
+  hotwords.value = remembered('hotwords');
+  formatted.checked = remembered('formatted') === 'true';
+  byId('wishes').open = Object.keys(wishes()).length > 0;
+  hotwords.addEventListener('input', () => remember('hotwords', hotwords.value));
+  formatted.addEventListener('change', () => remember('formatted', String(formatted.checked)));
+}
+
 /** Lists the microphones that may be named, the one in `used` chosen. */
 export async function showDevices(used) {
   const devices = await listMicrophones();

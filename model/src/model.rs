@@ -259,9 +259,12 @@ impl Model {
             Some(networks) => {
                 Transcriber::for_transducer(tokens, Arc::clone(networks), frame_seconds, options)
             }
-            None => {
-                Transcriber::with_own_language_model(tokens, frame_seconds, options, self.language_model.clone())
-            }
+            None => Transcriber::with_own_language_model(
+                tokens,
+                frame_seconds,
+                options,
+                self.language_model.clone(),
+            ),
         }
     }
 

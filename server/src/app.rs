@@ -7,17 +7,18 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use waxwing_frontend::pcm::ChannelSelection;
-use waxwing_model::transcript::{Decoding, Endpointing, TranscriberOptions};
+use waxwing_model::ctc::Hotword;
+use waxwing_model::transcript::TranscriberOptions;
 
 use crate::auth::Access;
 use crate::engine::{AudioFormat, Class, Engine, EngineState, OpenError, Stream, StreamRequest};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::routes::{ApiError, Readiness};
+use crate::search::Wanted;
 use crate::session::parameters::{ModelNames, Parameters};
 use crate::wire::code::ErrorCode;
-use crate::wire::native;
-use crate::wire::native::Latency;
+use crate::wire::native::{self, Decoding, Latency};
 
 /// The state of a server.
 #[derive(Debug)]
@@ -30,7 +31,7 @@ pub struct App {
     pub latencies: Vec<Latency>,
     /// What each of them was trained on, in the same order.
     pub languages: Vec<String>,
-    /// How words are searched for where the client does not say.
+    /// How words are searched for where the client does not say, as far as the operator says.
     pub decoding: Decoding,
     /// Who may use the server.
     pub access: Access,
@@ -47,15 +48,50 @@ pub struct App {
 }
 
 impl App {
-    /// Opens a live stream.
+    /// Opens a live stream. Also says what of the parameters has no effect.
     ///
     /// # Errors
     /// When there is no slot, or the server is stopping.
-    pub fn open_live(&self, parameters: &Parameters) -> Result<Stream, ApiError> {
+    pub fn open_live(&self, parameters: &Parameters) -> Result<(Stream, Vec<String>), ApiError> {
         if self.draining.is_cancelled() {
             return Err(ApiError::new(ErrorCode::Draining).retry_after(DRAINING_RETRY));
         }
-        self.engine.open(&live_request(parameters)).map_err(refused)
+        let (transcriber, remarks) = self.live_options(parameters);
+        let stream = self
+            .engine
+            .open(&live_request(parameters, transcriber))
+            .map_err(refused)?;
+        Ok((stream, remarks))
+    }
+
+    /// What the decoder of a session with these parameters is told, and what of them has no effect.
+    pub fn live_options(&self, parameters: &Parameters) -> (TranscriberOptions, Vec<String>) {
+        self.transcriber_options(
+            &parameters.model,
+            parameters.endpointing,
+            parameters.decoding,
+            &parameters.hotwords,
+        )
+    }
+
+    /// What the decoder of a stream of `model` is told, and what of the wishes has no effect.
+    pub fn transcriber_options(
+        &self,
+        model: &str,
+        endpointing: native::Endpointing,
+        decoding: Decoding,
+        hotwords: &[Hotword],
+    ) -> (TranscriberOptions, Vec<String>) {
+        let wanted = Wanted {
+            endpointing,
+            decoding,
+            hotwords,
+        };
+        // A name that is not there is refused when the stream is opened.
+        self.engine
+            .models()
+            .find(|loaded| loaded.id() == model)
+            .map_or_else(Default::default, |loaded| wanted.of(loaded.as_ref()))
     }
 
     /// What a model waits for.
@@ -115,7 +151,7 @@ pub fn refused(error: OpenError) -> ApiError {
 }
 
 /// The engine's request for a native session.
-pub fn live_request(parameters: &Parameters) -> StreamRequest {
+fn live_request(parameters: &Parameters, transcriber: TranscriberOptions) -> StreamRequest {
     let selection = parameters
         .channel
         .map_or(ChannelSelection::Mix, ChannelSelection::One);
@@ -129,15 +165,6 @@ pub fn live_request(parameters: &Parameters) -> StreamRequest {
             selection,
         },
         partials: parameters.partials,
-        transcriber: transcriber_options(parameters.endpointing, parameters.decoding),
-    }
-}
-
-/// What the client says of endpoints over the model's defaults, and how words are searched for.
-pub fn transcriber_options(wanted: native::Endpointing, decoding: Decoding) -> TranscriberOptions {
-    TranscriberOptions {
-        endpointing: wanted.over(Endpointing::default()),
-        decoding,
-        ..TranscriberOptions::default()
+        transcriber,
     }
 }

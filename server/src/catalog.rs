@@ -32,11 +32,7 @@ macro_rules! built_in {
             config: include_str!(concat!("../../model/pretrained/", $id, "/config.json")),
             tokens: include_str!(concat!("../../model/pretrained/", $id, "/tokens.txt")),
             weights: include_bytes!(concat!("../../model/pretrained/", $id, "/model.safetensors")),
-            language_model: include_bytes!(concat!(
-                "../../model/pretrained/",
-                $language_model,
-                "/model.bin"
-            )),
+            language_model: include_bytes!(concat!("../../model/pretrained/", $language_model, "/model.bin")),
         }
     };
 }
@@ -99,7 +95,8 @@ fn load_one(name: &str, device: &Device) -> anyhow::Result<Model> {
 fn from_binary(model: &BuiltIn, device: &Device) -> anyhow::Result<Model> {
     let unusable = || format!("the built-in model {} cannot be used", model.id);
     let language_model = LanguageModel::from_bytes(model.language_model).with_context(unusable)?;
-    let loaded = Model::from_parts(model.config, model.tokens, model.weights, device).with_context(unusable)?;
+    let loaded =
+        Model::from_parts(model.config, model.tokens, model.weights, device).with_context(unusable)?;
     Ok(loaded.with_language_model(Arc::new(language_model)))
 }
 
@@ -126,6 +123,14 @@ impl StepModel for Model {
 
     fn output_frame_seconds(&self) -> f64 {
         Self::output_frame_seconds(self)
+    }
+
+    fn default_decoding(&self) -> Decoding {
+        Self::default_decoding(self)
+    }
+
+    fn has_language_model(&self) -> bool {
+        self.language_model().is_some()
     }
 
     fn transcriber(&self, options: TranscriberOptions) -> Transcriber {

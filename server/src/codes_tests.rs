@@ -15,7 +15,6 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use waxwing_model::transcript::Decoding;
 
 use crate::app::App;
 use crate::auth::{Access, Secret};
@@ -68,7 +67,7 @@ impl Served {
             models: ModelNames(vec!["fake".into()]),
             latencies: Vec::new(),
             languages: vec!["en".into()],
-            decoding: Decoding::default(),
+            decoding: crate::wire::native::Decoding::default(),
             access: Access::new("127.0.0.1".parse().unwrap(), &keys, vec![], vec![]),
             limits,
             metrics: Metrics::install().unwrap(),

@@ -6,11 +6,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use waxwing_model::transcript::Decoding;
+use waxwing_model::transcript;
 
 use crate::auth::Secret;
 use crate::device::DeviceChoice;
 use crate::limits::{self, Limits};
+use crate::wire::native::Decoding;
 
 /// What `serve` runs with.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,7 +38,7 @@ pub struct Config {
     pub slots: usize,
     /// Audio that may wait in a session before its socket is no longer read.
     pub backlog: Duration,
-    /// How words are searched for where the client does not say.
+    /// How words are searched for where the client does not say; what is not set is the model's default.
     pub decoding: Decoding,
     /// Filter of the log, as of `tracing`.
     pub log: String,
@@ -119,8 +120,12 @@ pub const SETTINGS: &[Setting] = &[
         apply: |config, text| { config.slots = in_range(text, 0, 100_000)?; Ok(()) } },
     Setting { key: "backlog_seconds", value_name: "S", help: "Audio that may wait in a session before its socket is no longer read [default: 10]",
         apply: |config, text| { config.backlog = seconds(text, 1, 600)?; Ok(()) } },
-    Setting { key: "beam_width", value_name: "N", help: "Hypotheses that the decoder keeps where a client does not say; 1 is the best path, wider beams cost processor time [default: 1]",
-        apply: |config, text| { config.decoding.beam_width = in_range(text, 1, limits::BEAM_WIDTH)?; Ok(()) } },
+    Setting { key: "beam_width", value_name: "N", help: "Hypotheses that the decoder keeps where a client does not say; 1 is the best path, wider beams cost processor time [default: 16 for a model with a language model, else 1]",
+        apply: |config, text| { config.decoding.beam_width = u32::try_from(in_range(text, 1, limits::BEAM_WIDTH)?).ok(); Ok(()) } },
+    Setting { key: "language_model_weight", value_name: "X", help: "How much the language model beside a model is heard where a client does not say, from 0 (not at all) to 10; only beams hear it [default: 0.4]",
+        apply: |config, text| { config.decoding.language_model_weight = Some(decimal(text, &transcript::Decoding::LANGUAGE_MODEL_WEIGHT)?); Ok(()) } },
+    Setting { key: "word_bonus", value_name: "X", help: "Added to the score of every word where a language model is heard, from -10 to 10; higher gives more and shorter words [default: 2]",
+        apply: |config, text| { config.decoding.word_bonus = Some(decimal(text, &transcript::Decoding::WORD_BONUS)?); Ok(()) } },
     Setting { key: "max_connections", value_name: "N", help: "Open connections; more wait in the system's queue [default: 4096]",
         apply: |config, text| { config.limits.connections = in_range(text, 1, 1_000_000)?; Ok(()) } },
     Setting { key: "idle_seconds", value_name: "S", help: "A session with neither audio nor keepalive for so long is ended [default: 30]",
@@ -302,6 +307,13 @@ fn in_range(text: &str, low: usize, high: usize) -> Result<usize, String> {
         .ok()
         .filter(|value| (low..=high).contains(value))
         .ok_or_else(|| format!("is not a whole number from {low} to {high}"))
+}
+
+fn decimal(text: &str, accepted: &std::ops::RangeInclusive<f32>) -> Result<f32, String> {
+    text.parse()
+        .ok()
+        .filter(|value| accepted.contains(value))
+        .ok_or_else(|| format!("is not a number from {} to {}", accepted.start(), accepted.end()))
 }
 
 fn seconds(text: &str, low: u32, high: u32) -> Result<Duration, String> {

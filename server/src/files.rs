@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use waxwing_frontend::container::{AudioFile, ContainerError, DecodeLimits};
 use waxwing_frontend::pcm::ChannelSelection;
-use waxwing_model::transcript::{Decoding, TranscriberOptions};
+use waxwing_model::transcript::TranscriberOptions;
 
 use crate::engine::{AudioFormat, Class, Engine, Event, Input, OpenError, Stream, StreamRequest, Utterance};
 use crate::limits::{self, Limits};
@@ -97,7 +97,9 @@ pub struct FileRequest {
     /// Id of a loaded model.
     pub model: String,
     /// How words are searched for.
-    pub decoding: Decoding,
+    pub transcriber: TranscriberOptions,
+    /// What of the wishes has no effect; the transcript says it.
+    pub warnings: Vec<String>,
 }
 
 /// What is known of a file when it is open.
@@ -180,16 +182,16 @@ impl FileTranscription {
             input_rate_hz: header.rate_hz,
             format: AudioFormat::Samples,
             partials: false,
-            transcriber: TranscriberOptions {
-                decoding: request.decoding,
-                ..TranscriberOptions::default()
-            },
+            transcriber: request.transcriber,
         })?;
         Ok(Self {
             stream,
             blocks: Some(blocks),
             waiting: None,
-            transcript: Transcript::default(),
+            transcript: Transcript {
+                warnings: request.warnings,
+                ..Transcript::default()
+            },
             duration: header.duration,
         })
     }

@@ -18,6 +18,7 @@ pub mod logging;
 pub mod metrics;
 pub mod protocol;
 pub mod routes;
+pub mod search;
 pub mod server;
 pub mod session;
 pub mod wire;

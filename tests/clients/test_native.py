@@ -163,3 +163,67 @@ def test_sigterm_in_mid_speech_delivers_the_last_words(clips, tmp_path):
     assert code in (1001, 1012)
     assert any(event["type"] == "final" and event["text"] for event in seen)
     assert server.stop() == 0
+
+
+def test_hotwords_that_cannot_be_spelled_are_named_and_the_others_work(server, clips):
+    query = "?hotwords=mister%20dashwood,%E4%BD%A0%E5%A5%BD&formatted=true"
+    seen = asyncio.run(speak(server.url, samples(clips["0870"]), query=query))
+    assert [event["type"] for event in seen[:2]] == ["ready", "warning"]
+    assert seen[1]["code"] == "unsupported_option" and "\u4f60" in seen[1]["message"]
+    for event in seen:
+        if event["type"] == "final":
+            assert event["formatted"][0].isupper() and event["text"] == event["text"].lower()
+
+
+def test_a_boosted_word_is_heard_where_another_was(server, clips):
+    """`configure` in mid-session: what is said afterwards is searched with the hotword."""
+
+    async def run():
+        async with websockets.connect(f"{server.url.replace('http', 'ws')}/v1/stream?partials=false") as socket:
+            audio = samples(clips["0880"])
+            await socket.send(audio)
+            await socket.send(json.dumps({"type": "flush"}))
+            plain = await until_flushed(socket)
+            hotwords = [{"text": word, "boost": 3} for word in ("alderney", "zanzibar")]
+            await socket.send(json.dumps({"type": "configure", "hotwords": hotwords, "formatted": True}))
+            await socket.send(audio)
+            await socket.send(json.dumps({"type": "stop"}))
+            return plain, await until_close(socket)
+
+    plain, boosted = asyncio.run(run())
+    assert not {"alderney", "zanzibar"} & set(finals(plain).split())
+    assert {"alderney", "zanzibar"} & set(finals(boosted).split()), finals(boosted)
+    assert all("formatted" not in event for event in plain)
+    assert all("formatted" in event for event in boosted if event["type"] == "final")
+    assert boosted[-1]["type"] == "done"
+
+
+async def until_flushed(socket) -> list[dict]:
+    seen = []
+    while not seen or seen[-1]["type"] != "flushed":
+        seen.append(json.loads(await socket.recv()))
+    return seen
+
+
+def test_wishes_that_have_no_effect_are_said_and_those_out_of_range_refused(server, clips):
+    seen = asyncio.run(speak(server.url, samples(clips["0930"]), query="?beam_width=1&hotwords=waxwing"))
+    assert seen[1]["code"] == "unsupported_option" and "beam_width" in seen[1]["message"]
+    answer = httpx.post(
+        f"{server.url}/v1/audio/transcriptions",
+        files={"file": clips["0930"].read_bytes()},
+        data={"word_bonus": "11"},
+        timeout=60,
+    )
+    assert answer.status_code == 400 and "word_bonus: expected -10 to 10" in answer.json()["error"]["message"]
+
+
+def test_a_form_takes_hotwords_and_shows_the_written_form(server, clips):
+    answer = httpx.post(
+        f"{server.url}/v1/audio/transcriptions",
+        files={"file": clips["0870"].read_bytes()},
+        data={"hotwords": "mister dashwood:2,\u4f60", "formatted": "true", "response_format": "verbose_json", "beam_width": "8"},
+        timeout=60,
+    ).json()
+    assert any("\u4f60" in warning for warning in answer["warnings"])
+    assert answer["formatted"][0].isupper()
+    assert all(segment["formatted"] for segment in answer["segments"])

@@ -185,6 +185,21 @@ impl Hotwords {
         self.words.contains(word)
     }
 
+    /// Bytes held on the heap: for each letter of the phrases some fifty, for each token of the model some thirty.
+    pub fn heap_bytes(&self) -> usize {
+        // A map's table has a control byte beside each place.
+        let places = size_of::<((u32, char), u32)>() + 1;
+        let letters = |texts: &mut dyn Iterator<Item = &Box<str>>| -> usize {
+            texts.map(|text| size_of_val(&**text)).sum()
+        };
+        self.nodes.capacity() * size_of::<Node>()
+            + self.children.capacity() * places
+            + self.tokens.capacity() * size_of::<(bool, Box<str>)>()
+            + letters(&mut self.tokens.iter().map(|(_, spelling)| spelling))
+            + self.words.capacity() * (size_of::<Box<str>>() + 1)
+            + letters(&mut self.words.iter())
+    }
+
     /// The state of a prefix without tokens: a word begins.
     pub fn start(&self) -> HotwordState {
         HotwordState(WORD_BEGINS)
@@ -355,8 +370,7 @@ impl Hotwords {
     /// The most that any letter adds anywhere: a child's own, or where a phrase is left for another, what that holds.
     fn most_of_a_letter(&self) -> f32 {
         let nodes = (0..).take(self.nodes.len());
-        let letters: HashSet<char> =
-            self.children.keys().map(|&(_, letter)| letter).collect();
+        let letters: HashSet<char> = self.children.keys().map(|&(_, letter)| letter).collect();
         nodes
             .flat_map(|at| letters.iter().map(move |&letter| (at, letter)))
             .map(|(at, letter)| self.letter(at, letter).0)

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use clap::ArgMatches;
 use waxwing_model::Model;
@@ -41,6 +42,7 @@ pub(super) fn doctor(matches: &ArgMatches) -> Outcome {
     match catalog::load(&config.models, &Device::Cpu) {
         Ok(models) => {
             for model in models {
+                let options = serve::engine_options_for(&config, &Device::Cpu, &[Arc::clone(&model)]);
                 report.good(
                     "model",
                     format!("{}, {}", model.id(), session_bytes(&model, &options)?),

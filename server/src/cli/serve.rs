@@ -14,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Outcome, settings};
+use waxwing_model::Model;
 use waxwing_model::device::Device;
+use waxwing_model::transcript::Decoding;
 
 use crate::app::App;
 use crate::auth::{Access, Secret};
@@ -64,6 +66,15 @@ fn make_key(config: &mut Config) -> anyhow::Result<Option<Secret>> {
     Ok(Some(key))
 }
 
+/// As [`engine_options`], searching for words as the first of these models does where the settings do not say.
+pub(super) fn engine_options_for(config: &Config, device: &Device, models: &[Arc<Model>]) -> EngineOptions {
+    let mut options = engine_options(config, device);
+    if let Some(model) = models.first() {
+        options.decoding = config.decoding.over(model.default_decoding());
+    }
+    options
+}
+
 pub(super) fn engine_options(config: &Config, device: &Device) -> EngineOptions {
     let mut options = EngineOptions {
         backlog: config.backlog,
@@ -77,7 +88,7 @@ pub(super) fn engine_options(config: &Config, device: &Device) -> EngineOptions 
         options.workers = 1;
     }
     options.slots = (config.slots > 0).then_some(config.slots);
-    options.decoding = config.decoding;
+    options.decoding = config.decoding.over(Decoding::default());
     options
 }
 
@@ -117,10 +128,12 @@ async fn serve(config: &Config, device: Device, made_key: Option<&Secret>, json:
 
 /// Loads the models and warms the engine up.
 async fn start(config: &Config, device: Device) -> anyhow::Result<App> {
-    let (names, options) = (config.models.clone(), engine_options(config, &device));
+    let config_of_engine = config.clone();
     let metrics = Metrics::install()?;
     let (engine, models) = tokio::task::spawn_blocking(move || {
-        let models = catalog::load(&names, &device)?;
+        let config = config_of_engine;
+        let models = catalog::load(&config.models, &device)?;
+        let options = engine_options_for(&config, &device, &models);
         let engine = Engine::start(catalog::steppable(&models), options)?;
         anyhow::Ok((engine, models))
     })

@@ -12,8 +12,10 @@ use super::{Failure, Outcome, serve, settings};
 use crate::engine::Engine;
 use crate::files::{FileRequest, FileTranscription, Progress, Source, Transcript};
 use crate::limits::Limits;
+use crate::search::Wanted;
 use crate::session::parameters;
-use crate::wire::native::Decoding;
+use crate::wire::hotwords::{self, HotwordField};
+use crate::wire::native::{Decoding, Endpointing};
 use crate::wire::{subtitles, transcription as wire};
 use crate::{catalog, device, logging};
 
@@ -59,6 +61,12 @@ pub(super) struct Arguments {
     /// Hypotheses of each utterance in `-f json`, the best one included; needs a `--beam-width` above 1
     #[arg(long, value_name = "N")]
     alternatives: Option<u32>,
+    /// A word or phrase to favour, with its boost for each letter if it is not 1: `--hotword waxwing:2`; may be repeated
+    #[arg(long = "hotword", value_name = "TEXT[:BOOST]")]
+    hotwords: Vec<String>,
+    /// Write numbers, times and amounts in figures and begin sentences with capitals: as the text of `-f txt`, as `formatted` in `-f json`
+    #[arg(long)]
+    formatted: bool,
 }
 
 pub(super) fn run(arguments: Arguments, matches: &ArgMatches) -> Outcome {
@@ -82,9 +90,31 @@ pub(super) fn run(arguments: Arguments, matches: &ArgMatches) -> Outcome {
     };
     let decoding = parameters::decoding(wanted, config.decoding)
         .map_err(|refused| Failure::Usage(anyhow::anyhow!(refused.message)))?;
+    if arguments.formatted && matches!(arguments.format, Format::Srt | Format::Vtt) {
+        let error =
+            anyhow::anyhow!("`--formatted` goes with `-f txt` and `-f json`: subtitles show spoken words");
+        return Err(Failure::Usage(error));
+    }
     let models = catalog::load(&config.models, &device)?;
-    let model = models.first().context("no model")?.id().to_string();
-    let mut options = serve::engine_options(&config, &device);
+    let model = models.first().context("no model")?;
+    let fields: Vec<HotwordField> = arguments
+        .hotwords
+        .iter()
+        .flat_map(|text| hotwords::list(text))
+        .collect();
+    let hotwords =
+        parameters::hotwords(&fields).map_err(|refused| Failure::Usage(anyhow::anyhow!(refused.message)))?;
+    let (transcriber, remarks) = Wanted {
+        endpointing: Endpointing::default(),
+        decoding,
+        hotwords: &hotwords,
+    }
+    .of(model.as_ref());
+    for remark in &remarks {
+        writeln!(std::io::stderr(), "warning: {remark}")?;
+    }
+    let model = model.id().to_string();
+    let mut options = serve::engine_options_for(&config, &device, &models);
     // Nobody speaks live here.
     options.slots = Some(1);
     let engine = Engine::start(catalog::steppable(&models), options)?;
@@ -101,7 +131,8 @@ pub(super) fn run(arguments: Arguments, matches: &ArgMatches) -> Outcome {
                 .channel
                 .map_or(ChannelSelection::Mix, ChannelSelection::One),
             model: model.clone(),
-            decoding,
+            transcriber: transcriber.clone(),
+            warnings: Vec::new(),
         };
         let result = runtime
             .block_on(transcribe(
@@ -180,10 +211,12 @@ fn write(
         warnings,
     } = transcript;
     let text = match arguments.format {
+        Format::Txt if arguments.formatted => subtitles::formatted_lines(&utterances),
         Format::Txt => subtitles::text_lines(&utterances),
         Format::Json => {
             let name = input.display().to_string();
-            let body = wire::FileTranscription::new(&name, &utterances, seconds, warnings);
+            let body =
+                wire::FileTranscription::new(&name, &utterances, seconds, arguments.formatted, warnings);
             serde_json::to_string(&body).context("cannot write JSON")? + "\n"
         }
         Format::Srt => subtitles::srt(&utterances),

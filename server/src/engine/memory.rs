@@ -100,10 +100,16 @@ impl SessionBytes {
             controls,
             control_bytes,
         );
+        // A list that replaces another waits beside it until the audio before it is heard.
+        let hotwords = 2 * request
+            .transcriber
+            .hotwords
+            .as_ref()
+            .map_or(0, |hotwords| size_of_val(&**hotwords) + hotwords.heap_bytes());
         let fresh = model.transcriber(request.transcriber.clone()).state_bytes();
         Self {
-            idle: fixed + fresh,
-            most: fixed + core + inbox + outbox,
+            idle: fixed + fresh + hotwords,
+            most: fixed + core + inbox + outbox + hotwords,
         }
     }
 }

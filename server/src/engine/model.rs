@@ -26,6 +26,14 @@ pub trait StepModel: Send + Sync + 'static {
     fn tokens(&self) -> &Arc<Tokens>;
     /// Duration of an output frame.
     fn output_frame_seconds(&self) -> f64;
+    /// How words are searched for where nobody says how.
+    fn default_decoding(&self) -> Decoding {
+        Decoding::default()
+    }
+    /// Whether its beams hear a language model where nobody says otherwise.
+    fn has_language_model(&self) -> bool {
+        false
+    }
     /// Makes the decoder of a new stream's output.
     fn transcriber(&self, options: TranscriberOptions) -> Transcriber {
         Transcriber::new(Arc::clone(self.tokens()), self.output_frame_seconds(), options)

@@ -210,7 +210,7 @@ impl Stream {
     /// [`Closed`] after `Stop` or after the end.
     pub fn send(&self, input: Input) -> Result<(), Closed> {
         if let Input::Configure { transcriber, .. } = &input
-            && transcriber.decoding != self.request.transcriber.decoding
+            && (transcriber.decoding != self.request.transcriber.decoding || transcriber.hotwords.is_some())
         {
             self.allow_bytes_for(transcriber);
         }

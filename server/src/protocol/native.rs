@@ -16,14 +16,14 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{Sink as _, StreamExt as _};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout, timeout_at};
 
-use crate::app::{App, transcriber_options};
+use crate::app::App;
 use crate::auth::SUBPROTOCOL;
 use crate::engine::{Input, Stream};
 use crate::limits;
 use crate::routes::ApiError;
 use crate::session::parameters::{Parameters, from_query};
 use crate::session::{Action, Clocks, Incoming, Session};
-use crate::wire::code::ErrorCode;
+use crate::wire::code::{ErrorCode, WarningCode};
 use crate::wire::native::ServerMessage;
 
 /// Messages that may wait for the client before the engine is asked for no more.
@@ -43,7 +43,7 @@ pub async fn open(
     };
     match begin(&app, &query) {
         Err(error) => error.into_response(),
-        Ok((session, stream)) => {
+        Ok((session, stream, remarks)) => {
             let token = app.tasks.token();
             upgrade
                 .protocols([SUBPROTOCOL])
@@ -53,18 +53,18 @@ pub async fn open(
                 .max_frame_size(READABLE_BYTES)
                 .on_upgrade(async move |socket| {
                     let _in_progress = token;
-                    serve(socket, &app, session, stream).await;
+                    serve(socket, &app, session, stream, remarks).await;
                 })
         }
     }
 }
 
-/// Sets the session up from the query and takes a slot before the upgrade.
-fn begin(app: &App, query: &[(String, String)]) -> Result<(Session, Stream), ApiError> {
+/// Sets the session up from the query and takes a slot before the upgrade; also says what of the query has no effect.
+fn begin(app: &App, query: &[(String, String)]) -> Result<(Session, Stream, Vec<String>), ApiError> {
     let start = from_query(query.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
     let mut parameters = Parameters::new(&app.models, app.decoding);
     parameters.start(&start, &app.models)?;
-    let stream = app.open_live(&parameters)?;
+    let (stream, remarks) = app.open_live(&parameters)?;
     let clocks = Clocks {
         idle: app.limits.idle,
         session: app.limits.session,
@@ -72,6 +72,7 @@ fn begin(app: &App, query: &[(String, String)]) -> Result<(Session, Stream), Api
     Ok((
         Session::new(app.models.clone(), parameters, clocks, Instant::now().into_std()),
         stream,
+        remarks,
     ))
 }
 
@@ -94,6 +95,14 @@ impl Outbox {
 
     fn send(&mut self, message: &ServerMessage) {
         self.push(Message::Text(message.to_json().into()));
+    }
+
+    /// Says what has no effect.
+    fn remark(&mut self, remarks: Vec<String>) {
+        for message in remarks {
+            let code = WarningCode::UnsupportedOption.as_str();
+            self.send(&ServerMessage::Warning { code, message });
+        }
     }
 
     fn has_room(&self) -> bool {
@@ -134,7 +143,7 @@ impl Drop for OpenSession {
     }
 }
 
-async fn serve(socket: WebSocket, app: &App, mut session: Session, stream: Stream) {
+async fn serve(socket: WebSocket, app: &App, mut session: Session, stream: Stream, remarks: Vec<String>) {
     let _open = OpenSession::new();
     let id = stream.id().to_string();
     tracing::debug!(session = id, model = session.parameters().model, "session begins");
@@ -146,6 +155,7 @@ async fn serve(socket: WebSocket, app: &App, mut session: Session, stream: Strea
         moved: Instant::now(),
     };
     outbox.send(&ready(app, &stream, session.parameters()));
+    outbox.remark(remarks);
     let ended = converse(&mut source, &mut outbox, app, &mut session, stream).await;
     match ended {
         Ended::Closing(code, reason) => {
@@ -244,29 +254,28 @@ async fn converse(
                     let _ = stream.send(input);
                     reading = stream.is_writable();
                 }
-                Action::Configure {
-                    partials,
-                    endpointing,
-                    decoding,
-                } => {
-                    let transcriber = transcriber_options(endpointing, decoding);
+                Action::Configure(parameters) => {
+                    let (transcriber, remarks) = app.live_options(&parameters);
                     let _ = stream.send(Input::Configure {
-                        partials,
+                        partials: parameters.partials,
                         transcriber,
                     });
                     reading = stream.is_writable();
+                    outbox.remark(remarks);
                 }
                 Action::Reopen(wanted) => {
+                    let mut remarks = Vec::new();
                     if *wanted != parameters {
                         parameters = *wanted;
                         // The slot is given back first, so that a full server still lets its own sessions start.
                         drop(stream);
                         match app.open_live(&parameters) {
-                            Ok(other) => stream = other,
+                            Ok((other, heard)) => (stream, remarks) = (other, heard),
                             Err(error) => return refuse(session, outbox, error.code()),
                         }
                     }
                     outbox.send(&ready(app, &stream, &parameters));
+                    outbox.remark(remarks);
                 }
                 Action::Close(code, reason) => return Ended::Closing(code, reason),
             }

@@ -11,7 +11,6 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
-use waxwing_model::transcript::Decoding;
 
 use super::router;
 use crate::app::App;
@@ -49,7 +48,7 @@ fn app(keys: &[&str]) -> Arc<App> {
         models: ModelNames(vec!["en-emformer".into()]),
         latencies: Vec::new(),
         languages: vec!["en".into()],
-        decoding: Decoding::default(),
+        decoding: crate::wire::native::Decoding::default(),
         access: Access::new(
             "127.0.0.1".parse().unwrap(),
             &keys,

@@ -20,10 +20,11 @@ use crate::files::{FileError, FileRequest, FileTranscription, Progress, Source, 
 use crate::limits;
 use crate::session::parameters;
 use crate::wire::code::ErrorCode;
-use crate::wire::native::Decoding;
+use crate::wire::hotwords::{self, HotwordField};
+use crate::wire::native::{Decoding, Endpointing};
 use crate::wire::openai::{StreamEvent, Usage};
 use crate::wire::subtitles;
-use crate::wire::transcription::{Granularities, Transcription, VerboseTranscription};
+use crate::wire::transcription::{Granularities, Shown, Transcription, VerboseTranscription};
 
 /// Fields that are read or harmlessly accepted.
 const IGNORED: HeaderName = HeaderName::from_static("x-waxwing-ignored");
@@ -67,6 +68,8 @@ struct Form {
     granularities: Option<Granularities>,
     channel: Option<u16>,
     decoding: Decoding,
+    hotwords: Vec<HotwordField>,
+    formatted: bool,
     stream: bool,
     ignored: Vec<String>,
 }
@@ -76,6 +79,7 @@ struct Form {
 struct Answer {
     format: Format,
     granularities: Option<Granularities>,
+    formatted: bool,
     language: String,
 }
 
@@ -104,6 +108,8 @@ async fn transcribe(app: &Arc<App>, request: Request) -> Result<Response, ApiErr
         .resolve(form.model.as_deref().unwrap_or_default())
         .map_err(|refused| ApiError::from(refused).param("model"))?;
     let decoding = parameters::decoding(form.decoding, app.decoding)?;
+    let hotwords = parameters::hotwords(&form.hotwords)?;
+    let (transcriber, warnings) = app.transcriber_options(model, Endpointing::default(), decoding, &hotwords);
     let file = form
         .file
         .ok_or_else(|| ApiError::new(ErrorCode::MissingFile).param("file"))?;
@@ -114,7 +120,8 @@ async fn transcribe(app: &Arc<App>, request: Request) -> Result<Response, ApiErr
         source: Source::Bytes(file),
         selection: form.channel.map_or(ChannelSelection::Mix, ChannelSelection::One),
         model: model.into(),
-        decoding,
+        transcriber,
+        warnings,
     };
     let mut transcription = FileTranscription::start(&app.engine, request, &app.limits)
         .await
@@ -135,6 +142,7 @@ async fn transcribe(app: &Arc<App>, request: Request) -> Result<Response, ApiErr
             &Answer {
                 format: form.format,
                 granularities: form.granularities,
+                formatted: form.formatted,
                 language,
             },
         )
@@ -212,6 +220,12 @@ async fn read_field(app: &App, form: &mut Form, field: Field<'_>) -> Result<(), 
             "false" | "False" | "0" | "" => form.stream = false,
             _ => return invalid("stream", "`stream` must be true or false".into()),
         },
+        "formatted" => match value.as_str() {
+            "true" | "True" | "1" => form.formatted = true,
+            "false" | "False" | "0" | "" => form.formatted = false,
+            _ => return invalid("formatted", "`formatted` must be true or false".into()),
+        },
+        "hotwords" | "hotwords[]" => form.hotwords.extend(hotwords::list(&value)),
         "channel" => match value.parse() {
             Ok(channel) if channel < limits::CHANNELS => form.channel = Some(channel),
             _ => {
@@ -221,8 +235,14 @@ async fn read_field(app: &App, form: &mut Form, field: Field<'_>) -> Result<(), 
                 );
             }
         },
-        "beam_width" => form.decoding.beam_width = Some(count("beam_width", &value)?),
-        "alternatives" => form.decoding.alternatives = Some(count("alternatives", &value)?),
+        "beam_width" => form.decoding.beam_width = Some(number("beam_width", &value, "whole number")?),
+        "alternatives" => {
+            form.decoding.alternatives = Some(number("alternatives", &value, "whole number")?);
+        }
+        "language_model_weight" => {
+            form.decoding.language_model_weight = Some(number("language_model_weight", &value, "number")?);
+        }
+        "word_bonus" => form.decoding.word_bonus = Some(number("word_bonus", &value, "number")?),
         // Harmless: the transcript is good without them, and the answer says that they had no effect.
         _ => {
             let known: String = name
@@ -238,10 +258,10 @@ async fn read_field(app: &App, form: &mut Form, field: Field<'_>) -> Result<(), 
     Ok(())
 }
 
-fn count(param: &'static str, value: &str) -> Result<u32, ApiError> {
+fn number<T: std::str::FromStr>(param: &'static str, value: &str, kind: &str) -> Result<T, ApiError> {
     value.parse().map_err(|_| {
         let value: String = value.chars().take(40).collect();
-        let message = format!("`{param}` must be a whole number, not `{value}`");
+        let message = format!("`{param}` must be a {kind}, not `{value}`");
         ApiError::with_message(ErrorCode::InvalidField, message).param(param)
     })
 }
@@ -307,14 +327,24 @@ fn write(transcript: Transcript, form: &Answer) -> Response {
     } = transcript;
     let plain = |kind: &'static str, text: String| ([(header::CONTENT_TYPE, kind)], text).into_response();
     let mut response = match form.format {
-        Format::Json => Json(Transcription::new(&utterances, seconds, warnings.clone())).into_response(),
+        Format::Json => {
+            let body = Transcription::new(&utterances, seconds, form.formatted, warnings.clone());
+            Json(body).into_response()
+        }
+        Format::Text if form.formatted => plain(
+            "text/plain; charset=utf-8",
+            subtitles::formatted_lines(&utterances),
+        ),
         Format::Text => plain("text/plain; charset=utf-8", subtitles::text_lines(&utterances)),
         Format::Srt => plain("application/x-subrip; charset=utf-8", subtitles::srt(&utterances)),
         Format::Vtt => plain("text/vtt; charset=utf-8", subtitles::vtt(&utterances)),
         Format::VerboseJson => {
-            let (language, granularities) = (&form.language, form.granularities.unwrap_or_default());
+            let shown = Shown {
+                granularities: form.granularities.unwrap_or_default(),
+                formatted: form.formatted,
+            };
             let body =
-                VerboseTranscription::new(&utterances, seconds, language, granularities, warnings.clone());
+                VerboseTranscription::new(&utterances, seconds, &form.language, shown, warnings.clone());
             Json(body).into_response()
         }
     };

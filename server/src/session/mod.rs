@@ -10,13 +10,12 @@ mod tests;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use waxwing_model::transcript;
 
 use self::parameters::{ModelNames, Parameters, Refused};
 use crate::engine::{Event, Input};
 use crate::limits;
 use crate::wire::code::{ErrorCode, WarningCode};
-use crate::wire::native::{ClientMessage, Decoding, Endpointing, Final, Options, ServerMessage, Start};
+use crate::wire::native::{ClientMessage, Final, Options, ServerMessage, Start};
 
 /// What arrives from the client.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,15 +35,8 @@ pub enum Action {
     Send(ServerMessage),
     /// Leave the stream and open one with these parameters; then call [`Session::opened`].
     Reopen(Box<Parameters>),
-    /// Change the rules of the stream from here on.
-    Configure {
-        /// Whether partials are made.
-        partials: bool,
-        /// When an utterance ends.
-        endpointing: Endpointing,
-        /// How words are searched for.
-        decoding: transcript::Decoding,
-    },
+    /// Change the rules of the stream from here on to those of these parameters.
+    Configure(Box<Parameters>),
     /// Hand on to the stream.
     Input(Input),
     /// Close the socket with this code; nothing follows.
@@ -175,7 +167,11 @@ impl Session {
                 }
             }
             Event::Final(utterance) => {
-                let message = ServerMessage::Final(Final::new(utterance, self.parameters.words));
+                let message = ServerMessage::Final(Final::new(
+                    utterance,
+                    self.parameters.words,
+                    self.parameters.formatted,
+                ));
                 actions.push(Action::Send(message));
             }
             Event::Flushed { id } => actions.push(Action::Send(ServerMessage::Flushed { id })),
@@ -264,34 +260,21 @@ impl Session {
             return warn(WarningCode::LateStart, message, actions);
         }
         match self.parameters.start(start, &self.models) {
-            Ok(unsupported) => {
+            Ok(()) => {
                 self.started = true;
                 actions.push(Action::Reopen(Box::new(self.parameters.clone())));
-                warn_unsupported(&unsupported, actions);
             }
             Err(Refused { code, message }) => self.fail(code, Some(message), actions),
         }
     }
 
     fn configure(&mut self, options: &Options, actions: &mut Vec<Action>) {
+        let before = self.parameters.clone();
         match self.parameters.configure(options) {
-            Ok(unsupported) => {
-                let searches = options.decoding != Decoding::default();
-                if options.endpointing.is_some() || options.partials.is_some() || searches {
-                    let Parameters {
-                        partials,
-                        endpointing,
-                        decoding,
-                        ..
-                    } = self.parameters;
-                    actions.push(Action::Configure {
-                        partials,
-                        endpointing,
-                        decoding,
-                    });
-                }
-                warn_unsupported(&unsupported, actions);
+            Ok(()) if self.parameters != before => {
+                actions.push(Action::Configure(Box::new(self.parameters.clone())));
             }
+            Ok(()) => {}
             Err(Refused { code, message }) => self.fail(code, Some(message), actions),
         }
     }
@@ -364,10 +347,4 @@ fn warn(code: WarningCode, message: impl Into<String>, actions: &mut Vec<Action>
         code: code.as_str(),
         message: message.into(),
     }));
-}
-
-fn warn_unsupported(remarks: &[&'static str], actions: &mut Vec<Action>) {
-    for remark in remarks {
-        warn(WarningCode::UnsupportedOption, *remark, actions);
-    }
 }

@@ -1,11 +1,13 @@
 //! What a session is set up with: the query of the request and a first `start`, checked against what is served.
 
 use waxwing_frontend::pcm::Encoding;
+use waxwing_model::ctc::Hotword;
 use waxwing_model::transcript;
 
 use crate::config::nearest;
 use crate::limits;
 use crate::wire::code::ErrorCode;
+use crate::wire::hotwords::{self, HotwordField};
 use crate::wire::native::{Decoding, Endpointing, Options, Start};
 
 /// Why parameters were refused.
@@ -83,18 +85,23 @@ pub struct Parameters {
     pub partials: bool,
     /// Whether finals list their words.
     pub words: bool,
+    /// Whether finals show how their words are written.
+    pub formatted: bool,
     /// When an utterance ends, where the client says so.
     pub endpointing: Endpointing,
-    /// How words are searched for.
-    pub decoding: transcript::Decoding,
+    /// How words are searched for, where the client or the operator says so.
+    pub decoding: Decoding,
+    /// Words and phrases to favour.
+    pub hotwords: Vec<Hotword>,
 }
 
 /// What a client asks of the search for words, over what holds already.
 ///
 /// # Errors
 /// [`ErrorCode::InvalidField`] for a value out of range.
-pub fn decoding(wanted: Decoding, settings: transcript::Decoding) -> Result<transcript::Decoding, Refused> {
-    let decoding = wanted.over(settings);
+pub fn decoding(wanted: Decoding, settings: Decoding) -> Result<Decoding, Refused> {
+    let wanted = wanted.or(settings);
+    let decoding = wanted.over(transcript::Decoding::default());
     let refused = |message| Err(Refused::new(ErrorCode::InvalidField, message));
     if decoding.beam_width > limits::BEAM_WIDTH {
         return refused(format!(
@@ -104,14 +111,33 @@ pub fn decoding(wanted: Decoding, settings: transcript::Decoding) -> Result<tran
         ));
     }
     match decoding.validate() {
-        Ok(()) => Ok(decoding),
+        Ok(()) => Ok(wanted),
         Err(error) => refused(error.to_string()),
     }
 }
 
+/// The hotwords of a request.
+///
+/// # Errors
+/// [`ErrorCode::InvalidField`] when they have more letters than a session may hold.
+pub fn hotwords(list: &[HotwordField]) -> Result<Vec<Hotword>, Refused> {
+    let hotwords: Vec<Hotword> = list.iter().map(Hotword::from).collect();
+    let letters: usize = hotwords.iter().map(|hotword| hotword.text.len()).sum();
+    if letters > limits::HOTWORD_LETTERS {
+        return Err(Refused::new(
+            ErrorCode::InvalidField,
+            format!(
+                "hotwords: expected at most {} letters in all, found {letters}",
+                limits::HOTWORD_LETTERS
+            ),
+        ));
+    }
+    Ok(hotwords)
+}
+
 impl Parameters {
     /// s16le, 16 kHz, mono, default model; words are searched for as the server is set up.
-    pub fn new(models: &ModelNames, decoding: transcript::Decoding) -> Self {
+    pub fn new(models: &ModelNames, decoding: Decoding) -> Self {
         Self {
             encoding: Encoding::S16le,
             sample_rate_hz: 16_000,
@@ -120,16 +146,18 @@ impl Parameters {
             model: models.default_model().into(),
             partials: true,
             words: true,
+            formatted: false,
             endpointing: Endpointing::default(),
             decoding,
+            hotwords: Vec::new(),
         }
     }
 
-    /// Takes over what a `start` sets. Returns what has no effect, in words.
+    /// Takes over what a `start` sets.
     ///
     /// # Errors
     /// For an unknown encoding or model, or values out of range.
-    pub fn start(&mut self, start: &Start, models: &ModelNames) -> Result<Vec<&'static str>, Refused> {
+    pub fn start(&mut self, start: &Start, models: &ModelNames) -> Result<(), Refused> {
         if let Some(name) = &start.encoding {
             self.encoding = name.parse().map_err(|_| {
                 let known = Encoding::ALL.map(Encoding::name).join(", ");
@@ -165,11 +193,11 @@ impl Parameters {
         self.configure(&start.options)
     }
 
-    /// Takes over what a `configure` sets. Returns what has no effect, in words.
+    /// Takes over what a `configure` sets.
     ///
     /// # Errors
     /// For values out of range.
-    pub fn configure(&mut self, options: &Options) -> Result<Vec<&'static str>, Refused> {
+    pub fn configure(&mut self, options: &Options) -> Result<(), Refused> {
         let wanted = options.endpointing.unwrap_or_default();
         let mut endpointing = self.endpointing;
         endpointing.silence_ms = wanted.silence_ms.or(endpointing.silence_ms);
@@ -182,38 +210,33 @@ impl Parameters {
         self.endpointing = endpointing;
         self.partials = options.partials.unwrap_or(self.partials);
         self.words = options.words.unwrap_or(self.words);
-        let mut unsupported = Vec::new();
-        if self.decoding.alternatives > 1 && self.decoding.beam_width == 1 {
-            unsupported.push(ALTERNATIVES_NEED_A_BEAM);
+        self.formatted = options.formatted.unwrap_or(self.formatted);
+        if let Some(list) = &options.hotwords {
+            self.hotwords = hotwords(list)?;
         }
-        if options
-            .hotwords
-            .as_ref()
-            .and_then(|list| list.as_array())
-            .is_some_and(|list| !list.is_empty())
-        {
-            unsupported.push("`hotwords` is not served by this model");
-        }
-        Ok(unsupported)
+        Ok(())
     }
 }
-
-/// The best path is one hypothesis.
-const ALTERNATIVES_NEED_A_BEAM: &str = "`alternatives` needs a `beam_width` above 1";
 
 /// Reads the query of the request as a `start`. Unknown names are left to others (proxies add their own).
 ///
 /// # Errors
 /// For a value of the wrong type.
 pub fn from_query<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Start, Refused> {
-    fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<Option<T>, Refused> {
+    fn parsed<T: std::str::FromStr>(name: &str, value: &str, kind: &str) -> Result<Option<T>, Refused> {
         let refused = |_| {
             Refused::new(
                 ErrorCode::InvalidField,
-                format!("`{name}` must be a whole number, not `{value}`"),
+                format!("`{name}` must be a {kind}, not `{value}`"),
             )
         };
         value.parse().map(Some).map_err(refused)
+    }
+    fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<Option<T>, Refused> {
+        parsed(name, value, "whole number")
+    }
+    fn decimal(name: &str, value: &str) -> Result<Option<f32>, Refused> {
+        parsed(name, value, "number")
     }
     fn switch(name: &str, value: &str) -> Result<Option<bool>, Refused> {
         match value {
@@ -236,8 +259,14 @@ pub fn from_query<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Re
             "model" => start.model = Some(value.into()),
             "partials" => start.options.partials = switch(name, value)?,
             "words" => start.options.words = switch(name, value)?,
+            "formatted" => start.options.formatted = switch(name, value)?,
+            "hotwords" => start.options.hotwords = Some(hotwords::list(value)),
             "beam_width" => start.options.decoding.beam_width = number(name, value)?,
             "alternatives" => start.options.decoding.alternatives = number(name, value)?,
+            "language_model_weight" => {
+                start.options.decoding.language_model_weight = decimal(name, value)?;
+            }
+            "word_bonus" => start.options.decoding.word_bonus = decimal(name, value)?,
             "silence_ms" => endpointing.silence_ms = number(name, value)?,
             "max_utterance_ms" => endpointing.max_utterance_ms = number(name, value)?,
             _ => {}
@@ -284,11 +313,8 @@ mod tests {
             ("silence_ms", "500"),
             ("x", "y"),
         ];
-        let mut parameters = Parameters::new(&models(), transcript::Decoding::default());
-        assert_eq!(
-            parameters.start(&from_query(pairs).unwrap(), &models()),
-            Ok(vec![])
-        );
+        let mut parameters = Parameters::new(&models(), Decoding::default());
+        assert_eq!(parameters.start(&from_query(pairs).unwrap(), &models()), Ok(()));
         assert_eq!(
             (
                 parameters.encoding,
@@ -309,7 +335,7 @@ mod tests {
 
     #[test]
     fn what_is_not_served_is_refused_by_name() {
-        let decoding = transcript::Decoding::default();
+        let decoding = Decoding::default();
         let refuse = |start: Start| {
             Parameters::new(&models(), decoding)
                 .start(&start, &models())
@@ -359,16 +385,20 @@ mod tests {
 
     #[test]
     fn a_client_searches_wider_within_bounds_and_keeps_what_it_does_not_name() {
-        let mut parameters = Parameters::new(&models(), transcript::Decoding::default());
+        let mut parameters = Parameters::new(&models(), Decoding::default());
         let pairs = [("beam_width", "16"), ("alternatives", "3")];
+        assert_eq!(parameters.start(&from_query(pairs).unwrap(), &models()), Ok(()));
+        assert_eq!(parameters.configure(&Options::default()), Ok(()));
+        let weight = [("language_model_weight", "0.25"), ("word_bonus", "-1")];
+        assert_eq!(parameters.start(&from_query(weight).unwrap(), &models()), Ok(()));
         assert_eq!(
-            parameters.start(&from_query(pairs).unwrap(), &models()),
-            Ok(vec![])
-        );
-        assert_eq!(parameters.configure(&Options::default()), Ok(vec![]));
-        assert_eq!(
-            (parameters.decoding.beam_width, parameters.decoding.alternatives),
-            (16, 3)
+            parameters.decoding,
+            Decoding {
+                beam_width: Some(16),
+                alternatives: Some(3),
+                language_model_weight: Some(0.25),
+                word_bonus: Some(-1.0),
+            }
         );
         for (pair, message) in [
             (("beam_width", "65"), "beam_width: expected 1 to 64, found 65"),
@@ -378,6 +408,15 @@ mod tests {
                 ("beam_width", "wide"),
                 "`beam_width` must be a whole number, not `wide`",
             ),
+            (
+                ("language_model_weight", "11"),
+                "language_model_weight: expected 0 to 10, found 11",
+            ),
+            (
+                ("word_bonus", "much"),
+                "`word_bonus` must be a number, not `much`",
+            ),
+            (("word_bonus", "NaN"), "word_bonus: expected -10 to 10, found NaN"),
         ] {
             let refused = from_query([pair])
                 .and_then(|start| parameters.start(&start, &models()))
@@ -390,21 +429,38 @@ mod tests {
     }
 
     #[test]
-    fn what_is_understood_and_not_served_is_named() {
-        let options = Options {
-            decoding: Decoding {
-                alternatives: Some(3),
-                ..Decoding::default()
-            },
-            hotwords: Some(serde_json::json!([{"text": "x"}])),
-            ..Options::default()
+    fn hotwords_and_the_written_form_stay_until_they_are_changed() {
+        let mut parameters = Parameters::new(&models(), Decoding::default());
+        let pairs = [("hotwords", "ada lovelace,waxwing:2"), ("formatted", "true")];
+        parameters.start(&from_query(pairs).unwrap(), &models()).unwrap();
+        let texts = |parameters: &Parameters| -> Vec<String> {
+            parameters
+                .hotwords
+                .iter()
+                .map(|hotword| hotword.text.clone())
+                .collect()
         };
+        parameters.configure(&Options::default()).unwrap();
+        assert_eq!(texts(&parameters), ["ada lovelace", "waxwing"]);
+        assert!(parameters.formatted);
+        parameters
+            .configure(&Options {
+                hotwords: Some(Vec::new()),
+                formatted: Some(false),
+                ..Options::default()
+            })
+            .unwrap();
+        assert!(texts(&parameters).is_empty() && !parameters.formatted);
+        let long = vec![HotwordField::Text("x".repeat(limits::HOTWORD_LETTERS + 1))];
+        let refused = parameters
+            .configure(&Options {
+                hotwords: Some(long),
+                ..Options::default()
+            })
+            .unwrap_err();
         assert_eq!(
-            Parameters::new(&models(), transcript::Decoding::default()).configure(&options),
-            Ok(vec![
-                ALTERNATIVES_NEED_A_BEAM,
-                "`hotwords` is not served by this model"
-            ])
+            refused.message,
+            "hotwords: expected at most 16384 letters in all, found 16385"
         );
     }
 }

@@ -18,7 +18,7 @@ struct Harness {
 impl Harness {
     fn new() -> Self {
         let models = ModelNames(vec!["en-emformer".into()]);
-        let parameters = Parameters::new(&models, transcript::Decoding::default());
+        let parameters = Parameters::new(&models, crate::wire::native::Decoding::default());
         let now = Instant::now();
         Self {
             session: Session::new(models, parameters, CLOCKS, now),
@@ -68,11 +68,10 @@ fn shown(actions: &[Action]) -> Vec<String> {
         Action::Send(ServerMessage::Done { ignored_messages, .. }) => format!("done {ignored_messages}"),
         Action::Send(message) => message.to_json(),
         Action::Reopen(parameters) => format!("reopen {} {}", parameters.encoding, parameters.sample_rate_hz),
-        Action::Configure {
-            partials,
-            endpointing,
-            ..
-        } => format!("configure {partials} {:?}", endpointing.silence_ms),
+        Action::Configure(parameters) => format!(
+            "configure {} {:?}",
+            parameters.partials, parameters.endpointing.silence_ms
+        ),
         Action::Input(Input::Audio(bytes)) => format!("audio {}", bytes.len()),
         Action::Input(Input::Flush { id }) => format!("flush {id:?}"),
         Action::Input(Input::Stop) => "stop".into(),

@@ -1,9 +1,10 @@
 //! Messages of the native protocol, `GET /v1/stream`. Audio travels in binary messages, everything else is here.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use waxwing_model::formatting::formatted;
 use waxwing_model::transcript;
 
+use super::hotwords::HotwordField;
 use crate::engine::{Alternative, Utterance, Word};
 
 /// What sets a session up: the query of the request, or a first text message `start`. Every field is optional.
@@ -36,24 +37,41 @@ pub struct Options {
     /// How words are searched for.
     #[serde(flatten)]
     pub decoding: Decoding,
-    /// Phrases to favour.
-    pub hotwords: Option<Value>,
+    /// Whether finals also show how their words are written.
+    pub formatted: Option<bool>,
+    /// Words and phrases to favour from here on, in place of those before.
+    pub hotwords: Option<Vec<HotwordField>>,
     /// When an utterance ends.
     pub endpointing: Option<Endpointing>,
 }
 
-/// How words are searched for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+/// What of the search for words is set, by the server's operator or by a client; the rest is the model's default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Decoding {
     /// Prefixes that are kept from frame to frame; 1 is the best path.
     pub beam_width: Option<u32>,
     /// Hypotheses that a final shows, the best one included.
     pub alternatives: Option<u32>,
+    /// What a word's natural log-probability in the language model is multiplied by; 0 is no language model.
+    pub language_model_weight: Option<f32>,
+    /// Added for every word, where a language model is heard.
+    pub word_bonus: Option<f32>,
 }
 
 impl Decoding {
-    /// What is given here over other settings.
+    /// What is set here, and elsewhere what is set there.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            beam_width: self.beam_width.or(other.beam_width),
+            alternatives: self.alternatives.or(other.alternatives),
+            language_model_weight: self.language_model_weight.or(other.language_model_weight),
+            word_bonus: self.word_bonus.or(other.word_bonus),
+        }
+    }
+
+    /// What is given here over a model's settings.
     pub fn over(self, settings: transcript::Decoding) -> transcript::Decoding {
         let count = |wanted: Option<u32>, other: usize| {
             wanted.map_or(other, |count| usize::try_from(count).unwrap_or(usize::MAX))
@@ -61,6 +79,10 @@ impl Decoding {
         transcript::Decoding {
             beam_width: count(self.beam_width, settings.beam_width),
             alternatives: count(self.alternatives, settings.alternatives),
+            language_model_weight: self
+                .language_model_weight
+                .unwrap_or(settings.language_model_weight),
+            word_bonus: self.word_bonus.unwrap_or(settings.word_bonus),
             ..settings
         }
     }
@@ -208,6 +230,9 @@ pub struct Final {
     pub end: f64,
     /// Spoken form.
     pub text: String,
+    /// As one would write it, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub formatted: Option<String>,
     /// 0 to 1.
     pub confidence: f64,
     /// Seconds of audio taken into account.
@@ -270,9 +295,10 @@ impl From<Utterance> for Partial {
 }
 
 impl Final {
-    /// Takes over a final utterance, with its words or without.
-    pub fn new(utterance: Utterance, with_words: bool) -> Self {
+    /// Takes over a final utterance, with its words and its written form or without.
+    pub fn new(utterance: Utterance, with_words: bool, with_formatted: bool) -> Self {
         Self {
+            formatted: with_formatted.then(|| written(&utterance)),
             utterance: utterance.utterance,
             start: seconds(utterance.start),
             end: seconds(utterance.end),
@@ -287,6 +313,12 @@ impl Final {
                 .collect(),
         }
     }
+}
+
+/// An utterance as one would write it.
+pub fn written(utterance: &Utterance) -> String {
+    let words: Vec<&str> = utterance.words.iter().map(|word| word.word.as_str()).collect();
+    formatted(&words)
 }
 
 impl From<Word> for FinalWord {
@@ -337,16 +369,18 @@ mod tests {
             @r#"{"type":"ready","session":"s1","model":"en-emformer","sample_rate":16000,"latency_ms":{"segment":640,"right_context":160}}"#);
         insta::assert_snapshot!(json(ServerMessage::Partial(utterance().into())),
             @r#"{"type":"partial","utterance":0,"start":0.32,"end":1.6,"text":"and mister john","stable_words":2,"audio_processed":1.92}"#);
-        insta::assert_snapshot!(json(ServerMessage::Final(Final::new(utterance(), true))),
+        insta::assert_snapshot!(json(ServerMessage::Final(Final::new(utterance(), true, false))),
             @r#"{"type":"final","utterance":0,"start":0.32,"end":1.6,"text":"and mister john","confidence":0.93,"audio_processed":1.92,"words":[{"word":"and","start":0.32,"end":0.48,"confidence":0.97}]}"#);
-        insta::assert_snapshot!(json(ServerMessage::Final(Final::new(utterance(), false))),
+        insta::assert_snapshot!(json(ServerMessage::Final(Final::new(utterance(), false, false))),
             @r#"{"type":"final","utterance":0,"start":0.32,"end":1.6,"text":"and mister john","confidence":0.93,"audio_processed":1.92}"#);
         let alternatives = vec![Alternative {
             text: "and mister jon".into(),
             confidence: 0.51,
         }];
-        insta::assert_snapshot!(json(ServerMessage::Final(Final::new(Utterance { alternatives, ..utterance() }, false))),
+        insta::assert_snapshot!(json(ServerMessage::Final(Final::new(Utterance { alternatives, ..utterance() }, false, false))),
             @r#"{"type":"final","utterance":0,"start":0.32,"end":1.6,"text":"and mister john","confidence":0.93,"audio_processed":1.92,"alternatives":[{"text":"and mister jon","confidence":0.51}]}"#);
+        insta::assert_snapshot!(json(ServerMessage::Final(Final::new(utterance(), false, true))),
+            @r#"{"type":"final","utterance":0,"start":0.32,"end":1.6,"text":"and mister john","formatted":"And","confidence":0.93,"audio_processed":1.92}"#);
         insta::assert_snapshot!(json(ServerMessage::Flushed { id: Some("42".into()) }), @r#"{"type":"flushed","id":"42"}"#);
         insta::assert_snapshot!(json(ServerMessage::Done { audio_seconds: 7.0, utterances: 1, ignored_messages: 0 }),
             @r#"{"type":"done","audio_seconds":7.0,"utterances":1,"ignored_messages":0}"#);
@@ -366,6 +400,7 @@ mod tests {
         };
         assert_eq!(start.encoding.as_deref(), Some("s16le"));
         assert_eq!(start.options.decoding.alternatives, Some(1));
+        assert_eq!(start.options.hotwords.map(|list| list.len()), Some(1));
         assert_eq!(start.options.endpointing.unwrap().silence_ms, Some(800));
         assert_eq!(
             serde_json::from_str::<ClientMessage>(r#"{"type":"flush","id":"42"}"#).unwrap(),

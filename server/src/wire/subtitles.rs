@@ -7,6 +7,7 @@
 
 use std::fmt::Write as _;
 
+use super::native::written;
 use crate::engine::{Utterance, Word};
 
 /// Characters of a line.
@@ -30,6 +31,19 @@ pub struct Cue {
 /// The transcript in one line, without a line end.
 pub fn text(utterances: &[Utterance]) -> String {
     join(utterances, " ")
+}
+
+/// The transcript in one line as one would write it.
+pub fn formatted(utterances: &[Utterance]) -> String {
+    utterances.iter().map(written).collect::<Vec<_>>().join(" ")
+}
+
+/// As [`text_lines`], as one would write it.
+pub fn formatted_lines(utterances: &[Utterance]) -> String {
+    utterances
+        .iter()
+        .map(|utterance| written(utterance) + "\n")
+        .collect()
 }
 
 /// The transcript with each utterance on a line of its own, each line ended.

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::native::{FinalAlternative, seconds};
+use super::native::{FinalAlternative, seconds, written};
 use super::openai::Usage;
 use super::subtitles;
 use crate::engine::{Utterance, Word};
@@ -15,6 +15,9 @@ use crate::engine::{Utterance, Word};
 pub struct Transcription {
     /// The whole transcript.
     pub text: String,
+    /// As one would write it, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub formatted: Option<String>,
     /// How much was heard.
     pub usage: Usage,
     /// What was wrong with the file, if anything.
@@ -33,6 +36,9 @@ pub struct VerboseTranscription {
     pub duration: f64,
     /// The whole transcript.
     pub text: String,
+    /// As one would write it, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub formatted: Option<String>,
     /// One for each utterance, where segments were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub segments: Option<Vec<Segment>>,
@@ -59,6 +65,9 @@ pub struct Segment {
     pub end: f64,
     /// With a space before the first word, as Whisper has it: joined without separators, segments are the text.
     pub text: String,
+    /// As one would write it, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub formatted: Option<String>,
     /// Always empty: our token ids mean nothing to clients of another model.
     pub tokens: [u32; 0],
     /// Always 0: nothing is sampled.
@@ -94,6 +103,9 @@ pub struct FileTranscription {
     pub duration: f64,
     /// The whole transcript.
     pub text: String,
+    /// As one would write it, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub formatted: Option<String>,
     /// What the native protocol sends as finals.
     pub utterances: Vec<FileUtterance>,
     /// What was wrong with the file, if anything.
@@ -110,6 +122,9 @@ pub struct FileUtterance {
     pub end: f64,
     /// Words joined by spaces.
     pub text: String,
+    /// As one would write it, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub formatted: Option<String>,
     /// 0 to 1.
     pub confidence: f32,
     /// The words.
@@ -140,13 +155,23 @@ pub struct FileWord {
 
 impl Transcription {
     /// The body for `audio_seconds` of audio.
-    pub fn new(utterances: &[Utterance], audio_seconds: f64, warnings: Vec<String>) -> Self {
+    pub fn new(utterances: &[Utterance], audio_seconds: f64, formatted: bool, warnings: Vec<String>) -> Self {
         Self {
             text: subtitles::text(utterances),
+            formatted: formatted.then(|| subtitles::formatted(utterances)),
             usage: Usage::seconds(audio_seconds),
             warnings,
         }
     }
+}
+
+/// What a client of `verbose_json` asked for beside the text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// Times.
+    pub granularities: Granularities,
+    /// The written form.
+    pub formatted: bool,
 }
 
 /// Which times a client of `verbose_json` asked for (`timestamp_granularities[]`).
@@ -174,9 +199,13 @@ impl VerboseTranscription {
         utterances: &[Utterance],
         audio_seconds: f64,
         language: &str,
-        granularities: Granularities,
+        shown: Shown,
         warnings: Vec<String>,
     ) -> Self {
+        let Shown {
+            granularities,
+            formatted,
+        } = shown;
         let words = || {
             utterances
                 .iter()
@@ -188,10 +217,11 @@ impl VerboseTranscription {
             language: language.to_owned(),
             duration: seconds(audio_seconds),
             text: subtitles::text(utterances),
+            formatted: formatted.then(|| subtitles::formatted(utterances)),
             segments: granularities.segments.then(|| {
                 (0..)
                     .zip(utterances)
-                    .map(|(id, utterance)| Segment::new(id, utterance))
+                    .map(|(id, utterance)| Segment::new(id, utterance, formatted))
                     .collect()
             }),
             words: granularities.words.then(|| words().collect()),
@@ -202,13 +232,14 @@ impl VerboseTranscription {
 }
 
 impl Segment {
-    fn new(id: u64, utterance: &Utterance) -> Self {
+    fn new(id: u64, utterance: &Utterance, formatted: bool) -> Self {
         Self {
             id,
             seek: (utterance.start * 100.0).round() as u64,
             start: seconds(utterance.start),
             end: seconds(utterance.end),
             text: format!(" {}", utterance.text),
+            formatted: formatted.then(|| written(utterance)),
             tokens: [],
             temperature: 0.0,
             // A confidence of 0 would be minus infinity, which is no JSON.
@@ -232,19 +263,29 @@ impl From<&Word> for TimedWord {
 
 impl FileTranscription {
     /// The transcript of `audio_seconds` of audio.
-    pub fn new(file: &str, utterances: &[Utterance], audio_seconds: f64, warnings: Vec<String>) -> Self {
+    pub fn new(
+        file: &str,
+        utterances: &[Utterance],
+        audio_seconds: f64,
+        formatted: bool,
+        warnings: Vec<String>,
+    ) -> Self {
         Self {
             file: file.to_owned(),
             duration: seconds(audio_seconds),
             text: subtitles::text(utterances),
-            utterances: utterances.iter().map(FileUtterance::from).collect(),
+            formatted: formatted.then(|| subtitles::formatted(utterances)),
+            utterances: utterances
+                .iter()
+                .map(|utterance| FileUtterance::new(utterance, formatted))
+                .collect(),
             warnings,
         }
     }
 }
 
-impl From<&Utterance> for FileUtterance {
-    fn from(utterance: &Utterance) -> Self {
+impl FileUtterance {
+    fn new(utterance: &Utterance, formatted: bool) -> Self {
         let word = |word: &Word| FileWord {
             timed: word.into(),
             confidence: word.confidence,
@@ -253,6 +294,7 @@ impl From<&Utterance> for FileUtterance {
             start: seconds(utterance.start),
             end: seconds(utterance.end),
             text: utterance.text.clone(),
+            formatted: formatted.then(|| written(utterance)),
             confidence: utterance.confidence,
             words: utterance.words.iter().map(word).collect(),
             alternatives: alternatives(utterance),
@@ -298,19 +340,24 @@ mod tests {
 
     #[test]
     fn json_is_text_and_usage() {
-        let body = Transcription::new(&utterances(), 4.0, vec![]);
+        let body = Transcription::new(&utterances(), 4.0, false, vec![]);
         insta::assert_snapshot!(json(&body), @r#"{"text":"and then so","usage":{"type":"duration","seconds":4.0}}"#);
-        let body = Transcription::new(&[], 4.0, vec!["the file ends early".into()]);
+        let body = Transcription::new(&utterances(), 4.0, true, vec![]);
+        insta::assert_snapshot!(json(&body), @r#"{"text":"and then so","formatted":"And then So","usage":{"type":"duration","seconds":4.0}}"#);
+        let body = Transcription::new(&[], 4.0, false, vec!["the file ends early".into()]);
         insta::assert_snapshot!(json(&body), @r#"{"text":"","usage":{"type":"duration","seconds":4.0},"warnings":["the file ends early"]}"#);
     }
 
     #[test]
     fn verbose_json_has_segments_unless_only_words_are_asked_for() {
-        let body = VerboseTranscription::new(&utterances(), 4.0, "en", Granularities::default(), vec![]);
+        let body = VerboseTranscription::new(&utterances(), 4.0, "en", Shown::default(), vec![]);
         insta::assert_snapshot!(json(&body), @r#"{"task":"transcribe","language":"en","duration":4.0,"text":"and then so","segments":[{"id":0,"seek":32,"start":0.32,"end":0.88,"text":" and then","tokens":[],"temperature":0.0,"avg_logprob":0.0,"compression_ratio":1.0,"no_speech_prob":0.0},{"id":1,"seek":300,"start":3.0,"end":3.2,"text":" so","tokens":[],"temperature":0.0,"avg_logprob":0.0,"compression_ratio":1.0,"no_speech_prob":0.0}],"usage":{"type":"duration","seconds":4.0}}"#);
-        let words = Granularities {
-            segments: false,
-            words: true,
+        let words = Shown {
+            granularities: Granularities {
+                segments: false,
+                words: true,
+            },
+            formatted: false,
         };
         let body = VerboseTranscription::new(&utterances(), 4.0, "en", words, vec![]);
         insta::assert_snapshot!(json(&body), @r#"{"task":"transcribe","language":"en","duration":4.0,"text":"and then so","words":[{"word":"and","start":0.32,"end":0.48},{"word":"then","start":0.56,"end":0.88},{"word":"so","start":3.0,"end":3.2}],"usage":{"type":"duration","seconds":4.0}}"#);
@@ -320,13 +367,13 @@ mod tests {
     fn no_confidence_is_still_json() {
         let mut utterances = utterances();
         utterances[0].confidence = 0.0;
-        let body = VerboseTranscription::new(&utterances, 4.0, "en", Granularities::default(), vec![]);
+        let body = VerboseTranscription::new(&utterances, 4.0, "en", Shown::default(), vec![]);
         assert!(json(&body).contains(r#""avg_logprob":-87.3"#), "{}", json(&body));
     }
 
     #[test]
     fn files_show_everything() {
-        let body = FileTranscription::new("a.wav", &utterances()[1..], 4.0, vec![]);
-        insta::assert_snapshot!(json(&body), @r#"{"file":"a.wav","duration":4.0,"text":"so","utterances":[{"start":3.0,"end":3.2,"text":"so","confidence":1.0,"words":[{"word":"so","start":3.0,"end":3.2,"confidence":0.5}]}]}"#);
+        let body = FileTranscription::new("a.wav", &utterances()[1..], 4.0, true, vec![]);
+        insta::assert_snapshot!(json(&body), @r#"{"file":"a.wav","duration":4.0,"text":"so","formatted":"So","utterances":[{"start":3.0,"end":3.2,"text":"so","formatted":"So","confidence":1.0,"words":[{"word":"so","start":3.0,"end":3.2,"confidence":0.5}]}]}"#);
     }
 }

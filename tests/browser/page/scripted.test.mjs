@@ -326,3 +326,22 @@ test('a server that is gone is said in words', async () => {
   assert.match(await page.innerText('#alerts'), /does not answer/);
   server = await startScriptedServer();
 });
+
+test('what is wished for goes with the next run, and is remembered', async () => {
+  const { page } = await visit();
+  await page.click('#wishes summary');
+  await page.fill('#hotwords', 'Ada Lovelace, waxwing');
+  await page.check('#formatted');
+  await transcribe();
+  const { query } = server.sessions.at(-1);
+  assert.equal(query.get('hotwords'), 'Ada Lovelace, waxwing');
+  assert.equal(query.get('formatted'), 'true');
+  await page.reload();
+  assert.equal(await page.inputValue('#hotwords'), 'Ada Lovelace, waxwing');
+  assert.equal(await page.isChecked('#formatted'), true);
+  await page.fill('#hotwords', '');
+  await page.uncheck('#formatted');
+  await transcribe();
+  const plain = server.sessions.at(-1).query;
+  assert.equal(plain.has('hotwords') || plain.has('formatted'), false);
+});
