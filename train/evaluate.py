@@ -76,6 +76,16 @@ def summary(rows, draws=2000):
     return {"wer": round(100 * total[0] / total[1], 1), "interval": [round(low, 1), round(high, 1)], "words": int(total[1]), "cer": round(100 * total[2] / total[3], 1)}
 
 
+def paired(rows, others, draws=10_000):
+    """How many points of WER ``rows`` lie above ``others`` of the same clips: the difference, its 95 % interval, the share of draws in which it is below 0."""
+    table = np.asarray([(row[0], other[0], row[1]) for row, other in zip(rows, others)], float)
+    pick = np.random.default_rng(0).integers(len(table), size=(draws, len(table)))
+    sums = table[pick].sum(1)
+    drawn, total = 100 * (sums[:, 0] - sums[:, 1]) / sums[:, 2], table.sum(0)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return {"difference": round(100 * (total[0] - total[1]) / total[2], 2), "interval": [round(low, 2), round(high, 2)], "better": round(float(np.mean(drawn < 0)), 4)}
+
+
 def load(folder):
     """An exported model directory -> (Model, {"ctc": Tokens})."""
     from safetensors.torch import load_file
@@ -95,15 +105,20 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="an exported model directory")
     parser.add_argument("lists", nargs="+", help="test sets: tab-separated lists beside their recordings")
+    parser.add_argument("--against", help="another model directory: its figures and the paired difference too")
     parser.add_argument("--show", action="store_true", help="print every transcript")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     loaded, loaded_tokens = load(options.model)
+    against = load(options.against) if options.against else None
     for path in options.lists:
         clips = read_set(path)
         rows = score(loaded, loaded_tokens, clips)["ctc"]
         if options.show:
             for (_, reference), row in zip(clips, rows):
                 print(f"  {reference}\n> {row[4]}")
-        print(path, json.dumps(summary(rows)))
+        print(path, json.dumps(summary(rows)), flush=True)
+        if against:
+            others = score(*against, clips)["ctc"]
+            print("  against:", json.dumps(summary(others)), "paired:", json.dumps(paired(rows, others)), flush=True)

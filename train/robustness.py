@@ -1,7 +1,8 @@
 """How the served model behaves where recognisers go wrong: drives the ``waxwing`` program and prints a Markdown table.
 
 ``robustness.py WAXWING MODEL LIST [--out TABLE.md]``; ``LIST`` is a test set (tab-separated: file, words). Speech is made worse in known ways and its word
-error rate is given with a bootstrap interval over recordings; where nobody speaks, the words that come out all the same are counted.
+error rate is given with a bootstrap interval over recordings; where nobody speaks, the words that come out all the same are counted. The transcripts of the
+recordings as they are get compared with what the training program computes, too.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import torch
 from scipy.signal import fftconvolve, lfilter, resample_poly
 
 import evaluate
@@ -119,9 +121,14 @@ def main():
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     parser.add_argument("--silence", type=float, default=60, help="minutes of silence")
     options = parser.parse_args()
+    torch.set_num_threads(1)
     lines = ["| input | words spoken | WER, % | interval | words invented |", "|---|---|---|---|---|"]
     for name, rate, clips in conditions(evaluate.read_set(options.list), options.silence):
         texts = transcribe(options.program, options.model, rate, clips)
+        if name == "as recorded":
+            judge = evaluate.load(options.model)
+            same = [row[4] == heard for row, heard in zip(evaluate.score(*judge, clips)["ctc"], texts)]
+            print(f"{sum(same)} of {len(same)} transcripts are the same, letter by letter, as those of the training program's forward pass", flush=True)
         if any(text for _, text in clips):
             rows = [(evaluate.errors(text.split(), heard.split()), len(text.split()), 0, 1) for (_, text), heard in zip(clips, texts)]
             result = evaluate.summary(rows)

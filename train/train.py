@@ -72,6 +72,7 @@ def arguments():
     parser.add_argument("--favour", nargs="*", default=[], metavar="SOURCE=TIMES", help="sources that come more than once in each round, such as queen=4")
     parser.add_argument("--test", type=Path, nargs="*", default=[], help="test sets to watch (never trained on)")
     parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--until", metavar="HH:MM", help="train until this time of the day instead of for --minutes")
     parser.add_argument("--warmup", type=int, default=60, help="steps")
     parser.add_argument("--decay", type=float, default=1.0, help="share of --minutes, at the end, in which the learning rate falls")
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate of the fresh layer and the heads")
@@ -87,6 +88,7 @@ def arguments():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--every", type=float, default=240, help="seconds between checkpoints")
+    parser.add_argument("--measure", type=int, default=1, help="measure at every so many checkpoints and at the end; 0 never does")
     parser.add_argument("--processes", type=int, default=1 if torch.cuda.is_available() else 2)
     parser.add_argument("--replay", type=float, default=0.0, help="replayed batches for each fresh one, with frozen layers")
     parser.add_argument("--cache", type=int, default=1500, help="batches that a process keeps for replay")
@@ -112,11 +114,14 @@ def work(rank, options, model, shared, average, saved):
             tests["synthetic"] = evaluate.synthetic_set(options.speech, options.held_out[0], 20)
         judged = Model(heads={name: len(t) for name, t in tokens.items()}, ffn=options.ffn).to(device)
 
-    def checkpoint():
+    def checkpoint(measured):
+        """Saves everything; measures the averaged weights too, where asked."""
         step, heard, spent = shared.tolist()
         torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average.weights, "count": average.count,
                     "state": shared.clone(), "options": {name: str(value) for name, value in vars(options).items()}}, last.with_suffix(".tmp"))
         last.with_suffix(".tmp").rename(last)
+        if not measured:
+            return
         judged.load_state_dict(average.weights)
         line = {"step": int(step), "hours": round(heard / 3600, 2), "minutes": round(spent / 60, 1)}
         for name, clips in tests.items():
@@ -132,7 +137,10 @@ def work(rank, options, model, shared, average, saved):
                      favour={name: int(times) for name, times in (pair.split("=") for pair in options.favour)}, part=(rank, options.processes))
     started = saved_at = time.time()
     spent_before = shared[2].item()
-    recent, cache = [], []
+    recent, cache, saves = [], [], 0
+    if options.until:
+        end = time.mktime(time.strptime(time.strftime("%Y-%m-%d ") + options.until, "%Y-%m-%d %H:%M"))
+        options.minutes = (shared[2].item() + end - time.time()) / 60
     while shared[2].item() < options.minutes * 60:
         # Between fresh batches, heard ones are replayed from the output of the frozen layers: cheap steps for what is learnt above them.
         replayed = bool(options.replay) and len(cache) > 20 and random.random() < options.replay / (1 + options.replay)
@@ -183,10 +191,11 @@ def work(rank, options, model, shared, average, saved):
                       f"heard {shared[1] / 3600:.2f} h in {shared[2] / 60:.1f} min", flush=True)
                 recent = []
             if now - saved_at > options.every:
-                checkpoint()
+                saves += 1
+                checkpoint(bool(options.measure) and saves % options.measure == 0)
                 saved_at = time.time()
     if rank == 0:
-        checkpoint()
+        checkpoint(bool(options.measure))
 
 
 def main():
