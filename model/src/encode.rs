@@ -147,10 +147,10 @@ impl Encoder {
                 lengths.len(),
             ));
         }
-        if let Some(length) = lengths.iter().find(|&&length| length > frames) {
+        if let Some(length) = lengths.iter().find(|&length| !(1..=frames).contains(length)) {
             return Err(ModelError::input(
                 "lengths",
-                format!("at most {frames} frames"),
+                format!("1 to {frames} frames, the look-ahead not counted"),
                 length,
             ));
         }

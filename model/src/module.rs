@@ -54,7 +54,7 @@ pub fn tensor<'a>(
 /// A tensor of lengths, `(batch)` of any whole type.
 ///
 /// # Errors
-/// [`ModelError::Input`] when there is none of that name, for another rank, and for a negative value.
+/// [`ModelError::Input`] when there is none of that name, for another rank, and for a value below 1.
 pub fn lengths(inputs: &BTreeMap<String, Tensor>, name: &'static str) -> Result<Vec<usize>, ModelError> {
     let lengths = tensor(inputs, name)?;
     if lengths.rank() != 1 {
@@ -64,7 +64,8 @@ pub fn lengths(inputs: &BTreeMap<String, Tensor>, name: &'static str) -> Result<
     lengths
         .into_iter()
         .map(|length| {
-            usize::try_from(length).map_err(|_| ModelError::input(name, "no negative value", length))
+            let whole = usize::try_from(length).ok().filter(|&length| length > 0);
+            whole.ok_or_else(|| ModelError::input(name, "at least 1 frame of every item", length))
         })
         .collect()
 }

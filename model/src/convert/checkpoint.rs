@@ -39,7 +39,9 @@ fn from_bytes(bytes: &[u8]) -> Result<Tensors, String> {
     if bytes.starts_with(b"PK\x03\x04") {
         return from_zip(bytes);
     }
-    if bytes.starts_with(&[0x80, 0x02]) || bytes.get(257..262) == Some(b"ustar") {
+    // A safetensors file begins with the length of its header, which may be these two bytes as well.
+    let is_safetensors = bytes.get(8) == Some(&b'{');
+    if (bytes.starts_with(&[0x80, 0x02]) && !is_safetensors) || bytes.get(257..262) == Some(b"ustar") {
         return Err(
             "a PyTorch file of the format before 1.6 (or a bare pickle), which is not read; save it again with PyTorch: \
              python -c \"import torch; torch.save(torch.load('OLD.pt', map_location='cpu'), 'NEW.pt')\""
@@ -53,7 +55,7 @@ fn from_bytes(bytes: &[u8]) -> Result<Tensors, String> {
         Ok(_) => candle_core::safetensors::load_buffer(bytes, &Device::Cpu)
             .map(|tensors| tensors.into_iter().collect())
             .map_err(|error| error.to_string()),
-        Err(error) if bytes.get(8) == Some(&b'{') => Err(format!("not a whole safetensors file: {error}")),
+        Err(error) if is_safetensors => Err(format!("not a whole safetensors file: {error}")),
         Err(_) => Err(format!(
             "expected a PyTorch file in zip format (torch.save since 1.6) or a safetensors file, found neither ({} bytes)",
             bytes.len()

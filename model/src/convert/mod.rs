@@ -7,12 +7,15 @@
 
 pub mod checkpoint;
 mod emformer;
+mod fsmn;
+mod funasr;
 mod pickle;
 mod plain;
 mod rnnt;
 pub mod sentencepiece;
 mod skim;
 mod speechbrain;
+mod yaml;
 mod zip;
 
 use std::fs;
@@ -48,6 +51,11 @@ pub struct Kind {
 pub const KINDS: &[Kind] = &[
     emformer::KIND,
     rnnt::KIND,
+    fsmn::KIND,
+    funasr::VAD,
+    funasr::KEYWORDS,
+    funasr::SENSE_VOICE,
+    funasr::SANM,
     speechbrain::ENCODER,
     speechbrain::CELLS,
     speechbrain::DECODER,
@@ -71,6 +79,8 @@ pub struct Options {
     pub tokens: Option<PathBuf>,
     /// Normalisation of the features: global stats in JSON, or Kaldi's `am.mvn`.
     pub normalisation: Option<PathBuf>,
+    /// FunASR's `config.yaml`.
+    pub original_config: Option<PathBuf>,
 }
 
 /// A model before it is written.
@@ -84,7 +94,8 @@ pub struct Converted {
 }
 
 impl Converted {
-    /// A model of an architecture whose `encoder` is what was derived, under what was set.
+    /// A model of an architecture whose `encoder` is what was derived, under what was set. Where there is a `head`, it is one of CTC
+    /// with the blank first.
     pub fn new(
         architecture: &str,
         mut derived: Map<String, Value>,
@@ -95,6 +106,9 @@ impl Converted {
         let mut config = Map::new();
         config.insert("architecture".into(), json!(architecture));
         config.insert("encoder".into(), Value::Object(derived));
+        if tensors.contains_key("head.weight") {
+            config.insert("ctc".into(), json!({"blank": 0}));
+        }
         Self {
             config,
             tensors,
@@ -191,9 +205,6 @@ fn unlike(kind: &Kind, other: Option<&Kind>, tensors: &Tensors) -> String {
 }
 
 fn finish(kind: &Kind, converted: Converted, options: &Options) -> Result<Written, ModelError> {
-    let invalid = |problem: String| ModelError::Invalid {
-        problems: vec![problem],
-    };
     let mut fields = converted.config;
     fields.insert("format".into(), json!(crate::config::FORMAT));
     fields.insert("id".into(), json!(options.id.as_deref().unwrap_or(kind.name)));
@@ -249,6 +260,12 @@ fn card(kind: &Kind, checkpoint: &Path, config: &Config) -> String {
         "# {}\n\nConverted by `waxwing convert {}` from `{file}`: {}.\n\nLicence of the weights: {license}\n",
         config.id, kind.name, kind.about
     )
+}
+
+fn invalid(problem: String) -> ModelError {
+    ModelError::Invalid {
+        problems: vec![problem],
+    }
 }
 
 /// A dimension of a tensor that must be there.

@@ -1,7 +1,7 @@
 //! Any architecture whose tensors are named as its original's `state_dict` names them: what to make of the checkpoint is
 //! said whole, nothing is derived.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{Converted, Kind, Options, Tensors, without_prefix};
 use crate::error::ModelError;
@@ -33,10 +33,5 @@ fn convert(tensors: Tensors, options: &Options) -> Result<Converted, ModelError>
             .iter()
             .any(|last| name.rsplit('.').next() == Some(last))
     });
-    let has_head = tensors.contains_key("head.weight");
-    let mut converted = Converted::new(&architecture, Map::new(), tensors, &options);
-    if has_head {
-        converted.config.insert("ctc".into(), json!({"blank": 0}));
-    }
-    Ok(converted)
+    Ok(Converted::new(&architecture, Map::new(), tensors, &options))
 }

@@ -4,7 +4,9 @@
 use serde_json::{Map, Value, json};
 use waxwing_frontend::features::{Cmvn, FeatureConfig, MelWindowsConfig};
 
-use super::{Converted, Kind, Options, Tensors, count_layers, dimension, sentencepiece, without_prefix};
+use super::{
+    Converted, Kind, Options, Tensors, count_layers, dimension, invalid, sentencepiece, without_prefix,
+};
 use crate::error::ModelError;
 use crate::loader;
 
@@ -103,10 +105,4 @@ fn features(global_stats: &str, config: &Map<String, Value>) -> Result<FeatureCo
         }),
         ..MelWindowsConfig::default()
     }))
-}
-
-fn invalid(problem: String) -> ModelError {
-    ModelError::Invalid {
-        problems: vec![problem],
-    }
 }

@@ -49,18 +49,45 @@ pub fn pieces(bytes: &[u8]) -> Result<Vec<Piece>, String> {
 /// # Errors
 /// As [`pieces`].
 pub fn tokens_with_last_blank(bytes: &[u8]) -> Result<String, String> {
-    let mut text = String::new();
-    for (id, piece) in pieces(bytes)?.into_iter().enumerate() {
-        let in_brackets = piece.text.starts_with('<') && piece.text.ends_with('>');
-        if piece.is_text || in_brackets {
-            text.push_str(&piece.text);
-        } else {
-            text.push_str(&format!("<{id}>"));
+    let mut tokens = spelled(bytes)?;
+    tokens.push("<blank>".into());
+    Ok(lines(&tokens))
+}
+
+/// As [`tokens_with_last_blank`], with `<blank>` in the place of the first piece, the unknown, where SenseVoice has it.
+///
+/// # Errors
+/// As [`pieces`]; also when the first piece stands for text.
+pub fn tokens_with_first_blank(bytes: &[u8]) -> Result<String, String> {
+    let mut tokens = spelled(bytes)?;
+    match tokens.first_mut() {
+        Some(first) if first.starts_with('<') => *first = "<blank>".into(),
+        first => {
+            let found = first.map_or("", |first| first.as_str());
+            return Err(format!(
+                "expected a first piece that stands for no text, found `{found}`"
+            ));
         }
-        text.push('\n');
     }
-    text.push_str("<blank>\n");
-    Ok(text)
+    Ok(lines(&tokens))
+}
+
+fn lines(tokens: &[String]) -> String {
+    tokens.iter().map(|token| format!("{token}\n")).collect()
+}
+
+fn spelled(bytes: &[u8]) -> Result<Vec<String>, String> {
+    let pieces = pieces(bytes)?.into_iter().enumerate();
+    Ok(pieces
+        .map(|(id, piece)| {
+            let in_brackets = piece.text.starts_with('<') && piece.text.ends_with('>');
+            if piece.is_text || in_brackets {
+                piece.text
+            } else {
+                format!("<{id}>")
+            }
+        })
+        .collect())
 }
 
 enum Value<'a> {
@@ -121,11 +148,14 @@ mod tests {
         \x0a\x0b\x0a\x04\xe2\x96\x81a\x15\0\0\x80\xbf\x0a\x08\x0a\x01b\x15\0\0\0\xc0\x12\x02\x10\x07";
 
     #[test]
-    fn pieces_become_tokens_with_the_blank_last() {
+    fn pieces_become_tokens_with_the_blank_last_or_first() {
         assert_eq!(
             tokens_with_last_blank(MODEL).unwrap(),
             "<unk>\n<s>\n▁a\nb\n<blank>\n"
         );
+        assert_eq!(tokens_with_first_blank(MODEL).unwrap(), "<blank>\n<s>\n▁a\nb\n");
+        let error = tokens_with_first_blank(&MODEL[30..43]).unwrap_err();
+        assert!(error.contains("found `▁a`"), "{error}");
     }
 
     #[test]

@@ -84,9 +84,6 @@ fn csr(tensors: Tensors, options: &Options) -> Result<Converted, ModelError> {
     let mut converted = Converted::new("csr-convnet", derived, tensors, options);
     converted
         .config
-        .insert("ctc".into(), json!({"blank": crate::encoder::csr::BLANK}));
-    converted
-        .config
         .insert("features".into(), json!({"type": "csr_spectrogram"}));
     Ok(converted)
 }

@@ -1,7 +1,6 @@
 //! Checkpoints of the originals become model directories that run to the originals' results.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 
 use candle_core::{DType, Tensor};
 use serde_json::{Map, Value};
@@ -9,24 +8,7 @@ use waxwing_model::config::Config;
 use waxwing_model::convert::{KINDS, Options, convert_file};
 use waxwing_model::{ModelError, module};
 
-use crate::support::{F32_TOLERANCE, Golden, Worst, config};
-
-/// A directory that is gone at the end of its test.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("waxwing-recurrent-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use crate::support::{F32_TOLERANCE, Golden, Scratch, Worst, config};
 
 fn convert(
     kind: &str,

@@ -1,17 +1,19 @@
 //! ConvNet2 against csr-pytorch. Both sides make its weights from their names: they are too large for a fixture.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{DType, Device, Tensor};
-use serde_json::json;
+use serde_json::{Value, json};
 use waxwing_model::architecture;
 use waxwing_model::config::{Config, CtcConfig, EncoderConfig};
+use waxwing_model::convert::{KINDS, Options, convert_file};
 use waxwing_model::encode::{Encoder, Mode};
 use waxwing_model::encoder::csr::{BLANK, PHONEMES, Reference, edit_distance, error_rate};
 use waxwing_model::encoder::head::CtcHead;
 use waxwing_model::loader::Weights;
+use waxwing_model::module;
 
-use crate::support::{F32_TOLERANCE, F64_TOLERANCE, Golden, Worst, config};
+use crate::support::{F32_TOLERANCE, F64_TOLERANCE, Golden, Scratch, Worst, config, golden_folder};
 
 /// `noise` of `tests/golden/csr.py`.
 fn noise(name: &str, count: usize) -> Vec<f32> {
@@ -108,6 +110,105 @@ fn every_variant_equals_the_original_alone_and_in_a_batch() {
         }
     }
     worst.report("csr");
+}
+
+/// A file of `torch.save`: the pickle is the original's own (`tests/golden/checkpoints.py`), the weights are made from their names.
+fn saved_by_torch() -> Vec<u8> {
+    let folder = golden_folder().join("checkpoints");
+    let table = std::fs::read_to_string(folder.join("checkpoints.json")).unwrap();
+    let table: Value = serde_json::from_str(&table).unwrap();
+    let mut entries = vec![(
+        "archive/data.pkl".to_owned(),
+        std::fs::read(folder.join("csr-convnet.pkl")).unwrap(),
+    )];
+    for (key, row) in table["csr-convnet"].as_array().unwrap().iter().enumerate() {
+        let name = row[0].as_str().unwrap();
+        let shape: Vec<usize> = serde_json::from_value(row[1].clone()).unwrap();
+        let bytes = if name.ends_with("num_batches_tracked") {
+            vec![0; 8]
+        } else {
+            let values: Vec<f32> = weight(name, &shape).flatten_all().unwrap().to_vec1().unwrap();
+            values.iter().flat_map(|value| value.to_le_bytes()).collect()
+        };
+        entries.push((format!("archive/data/{key}"), bytes));
+    }
+    zip(&entries)
+}
+
+/// An archive of stored entries.
+fn zip(entries: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let (mut file, mut directory) = (Vec::new(), Vec::new());
+    for (name, bytes) in entries {
+        let crc = crc32(bytes).to_le_bytes();
+        let (at, size) = (file.len() as u32, (bytes.len() as u32).to_le_bytes());
+        let name_len = (name.len() as u16).to_le_bytes();
+        // Version, flags, method, time, date; checksum, sizes, lengths of the name and of what is extra.
+        let common = [&[0; 10][..], &crc, &size, &size, &name_len, &[0; 2]].concat();
+        file.extend([b"PK\x03\x04", &common[..], name.as_bytes(), bytes].concat());
+        let header = [
+            b"PK\x01\x02\0\0",
+            &common[..],
+            &[0; 10],
+            &at.to_le_bytes(),
+            name.as_bytes(),
+        ]
+        .concat();
+        directory.extend(header);
+    }
+    let count = (entries.len() as u16).to_le_bytes();
+    let (at, size) = (
+        (file.len() as u32).to_le_bytes(),
+        (directory.len() as u32).to_le_bytes(),
+    );
+    [
+        &file[..],
+        &directory,
+        b"PK\x05\x06\0\0\0\0",
+        &count,
+        &count,
+        &size,
+        &at,
+        &[0; 2],
+    ]
+    .concat()
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    let table: Vec<u32> = (0..256u32)
+        .map(|byte| (0..8).fold(byte, |value, _| (value >> 1) ^ (0xedb8_8320 * (value & 1))))
+        .collect();
+    !bytes.iter().fold(!0, |crc: u32, &byte| {
+        table[((crc ^ u32::from(byte)) & 0xff) as usize] ^ (crc >> 8)
+    })
+}
+
+#[test]
+fn a_file_of_torch_save_converts_and_runs() {
+    let scratch = Scratch::new("csr-file");
+    let checkpoint = scratch.0.join("csr.pt");
+    std::fs::write(&checkpoint, saved_by_torch()).unwrap();
+    let kind = KINDS.iter().find(|kind| kind.name == "csr-convnet").unwrap();
+    let model = scratch.0.join("model");
+    convert_file(kind, &checkpoint, &Options::default(), &model).unwrap();
+    let golden = Golden::read("csr");
+    let inputs = BTreeMap::from([
+        ("features".to_owned(), golden.tensor("features")),
+        (
+            "lengths".to_owned(),
+            Tensor::new(&[37i64, 30, 17], &Device::Cpu).unwrap(),
+        ),
+    ]);
+    let found = module::load(&model).unwrap().run(&inputs).unwrap();
+    let mut worst = Worst::default();
+    for (item, frames) in [(0, 10), (1, 8), (2, 5)] {
+        let own = found["log_probs"]
+            .narrow(0, item, 1)
+            .unwrap()
+            .narrow(1, 0, frames)
+            .unwrap();
+        let expected = golden.tensor(&format!("two_lstm.f32.alone{item}"));
+        worst.check("two_lstm", &own, &expected, F32_TOLERANCE);
+    }
 }
 
 #[test]

@@ -13,6 +13,27 @@ use waxwing_model::loader::Weights;
 pub(crate) const F32_TOLERANCE: f64 = 1e-5;
 pub(crate) const F64_TOLERANCE: f64 = 1e-10;
 
+pub(crate) fn golden_folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden")
+}
+
+/// A directory that is gone at the end of its test.
+pub(crate) struct Scratch(pub(crate) PathBuf);
+
+impl Scratch {
+    pub(crate) fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("waxwing-recurrent-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 /// `tests/golden/NAME.safetensors` and `NAME.json`.
 pub(crate) struct Golden {
     tensors: BTreeMap<String, Tensor>,
@@ -21,7 +42,7 @@ pub(crate) struct Golden {
 
 impl Golden {
     pub(crate) fn read(name: &str) -> Self {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
+        let folder = golden_folder();
         let table = std::fs::read_to_string(folder.join(format!("{name}.json"))).unwrap();
         let tensors =
             candle_core::safetensors::load(folder.join(format!("{name}.safetensors")), &Device::Cpu).unwrap();

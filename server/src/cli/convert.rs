@@ -40,6 +40,9 @@ pub(super) struct Arguments {
     /// Normalisation of the features: global stats in JSON, or an `am.mvn`
     #[arg(long, value_name = "FILE")]
     normalisation: Option<PathBuf>,
+    /// The `config.yaml` that lies beside a checkpoint of FunASR
+    #[arg(long, value_name = "FILE")]
+    original_config: Option<PathBuf>,
 }
 
 pub(super) fn run(arguments: Arguments) -> Outcome {
@@ -76,6 +79,7 @@ pub(super) fn run(arguments: Arguments) -> Outcome {
         license: arguments.license,
         tokens: arguments.tokens,
         normalisation: arguments.normalisation,
+        original_config: arguments.original_config,
         ..Options::default()
     };
     for setting in &arguments.set {
