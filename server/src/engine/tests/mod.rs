@@ -5,6 +5,7 @@ mod faults;
 mod flow;
 mod promises;
 mod real;
+mod systems;
 
 use std::collections::VecDeque;
 use std::future::Future;
