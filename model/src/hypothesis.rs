@@ -38,7 +38,7 @@ pub struct Word {
     pub word: String,
     /// First output frame, counted from the stream's start.
     pub start: u64,
-    /// The output frame behind the last one; greater than `start`.
+    /// The output frame behind the last one; greater than `start`, or `start` where a transducer began the next word in the same frame.
     pub end: u64,
     /// 0 to 1; see the [module](self).
     pub confidence: f32,

@@ -119,15 +119,17 @@ impl Transcriber {
     }
 
     /// Makes a transcriber for a new stream of a transducer: it takes encoder frames instead of log-probs. The model's own
-    /// search decides; of `options.decoding` the number of alternatives counts, which are at most its beam.
+    /// search decides; of `options.decoding` the number of alternatives counts, which are at most its beam, and a `beam_width` above 1,
+    /// which takes the place of the model's.
     pub fn for_transducer(
         tokens: Arc<Tokens>,
         networks: Arc<Networks>,
         frame_seconds: f64,
         options: TranscriberOptions,
     ) -> Self {
+        let decoding = options.decoding.bounded();
         let mut transcriber = Self::new(tokens, frame_seconds, options);
-        transcriber.decoder = Decoder::Transducer(Box::new(Stage::new(networks)));
+        transcriber.decoder = Decoder::Transducer(Box::new(Stage::new(networks, &decoding)));
         transcriber
     }
 
@@ -159,7 +161,7 @@ impl Transcriber {
             }
             Decoder::Transducer(stage) => {
                 let tail: Vec<BeamEvent> = stage
-                    .tail(table)
+                    .tail()
                     .into_iter()
                     .flat_map(|token| {
                         let (id, start) = (token.id, token.start);
@@ -211,7 +213,8 @@ impl Transcriber {
                 self.best_serial = search.best_serial();
                 self.decoder = Decoder::Beam(Box::new(search));
             }
-            Decoder::Greedy | Decoder::Transducer(_) => {}
+            Decoder::Transducer(stage) => stage.configure(&decoding),
+            Decoder::Greedy => {}
         }
     }
 
@@ -251,13 +254,13 @@ impl Transcriber {
     }
 
     /// As [`max_state_bytes`](Self::max_state_bytes), for a transducer.
-    pub fn max_transducer_state_bytes(tokens: &Tokens, networks: &Networks) -> usize {
+    pub fn max_transducer_state_bytes(tokens: &Tokens, networks: &Networks, decoding: &Decoding) -> usize {
         let config = networks.config();
         let heard = Hypothesis::max_heap_bytes(Stage::most_tokens(config), tokens.longest_spelling());
         size_of::<Self>()
             .saturating_add(size_of::<Stage>())
             .saturating_add(heard)
-            .saturating_add(Stage::max_heap_bytes(config))
+            .saturating_add(Stage::max_heap_bytes(config, &decoding.bounded()))
     }
 
     fn accept_frame(&mut self, log_probs: &[f32]) {
@@ -322,7 +325,7 @@ impl Transcriber {
         let mut settled = Vec::new();
         let end = match &mut self.decoder {
             Decoder::Transducer(stage) => {
-                stage.settle_all(&self.tokens, &mut settled);
+                stage.settle_all(&mut settled);
                 stage.end()
             }
             Decoder::Greedy | Decoder::Beam(_) => 0,
@@ -343,7 +346,6 @@ impl Transcriber {
 
     fn end_if_over(&mut self) -> Option<Utterance> {
         let (start, has_completed_words) = self.progress();
-        // A transducer may move a word behind the frame that it was heard in.
         let age_frames = self.frames_seen.saturating_sub(start?);
         let is_full = matches!(&self.decoder, Decoder::Transducer(stage) if stage.is_full());
         let ended = match self.detector.judge(age_frames, has_completed_words) {
@@ -371,7 +373,7 @@ impl Transcriber {
             Decoder::Greedy => None,
             Decoder::Beam(search) => (!has_completed_words).then(|| search.unsettled().collect()),
             Decoder::Transducer(stage) => {
-                let tail = stage.tail(&self.tokens);
+                let tail = stage.tail();
                 (!has_completed_words).then(|| tail.iter().map(|token| (token.id, token.start)).collect())
             }
         };
@@ -401,7 +403,7 @@ impl Transcriber {
             search.end_utterance();
         }
         if let (Decoder::Transducer(stage), true) = (&self.decoder, self.alternatives > 1) {
-            others = stage.n_best(&self.tokens);
+            others = stage.n_best();
         }
         let alternatives = self.alternatives_among(&others);
         self.apply_settled();

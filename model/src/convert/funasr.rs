@@ -134,7 +134,8 @@ fn sense_voice(tensors: Tensors, options: &Options) -> Result<Converted, ModelEr
         .collect();
     let mut derived = sanm_sizes(&tensors, &original)?;
     derived.insert("tp_blocks".into(), json!(count_layers(&tensors, "tp_encoders")));
-    if tensors.contains_key("embed.weight") {
+    // An encoder alone has neither.
+    if tensors.contains_key("embed.weight") || tensors.contains_key("head.weight") {
         derived.insert(
             "embed_rows".into(),
             json!(dimension(&tensors, "embed.weight", 0)?),

@@ -60,6 +60,7 @@ impl Hypothesis {
 #[derive(Debug, Clone)]
 pub struct Search {
     networks: Arc<Networks>,
+    beam_width: usize,
     hypotheses: Vec<Hypothesis>,
     /// Tokens that were taken off the front of every hypothesis; they still count for the order.
     forgotten: usize,
@@ -69,13 +70,14 @@ pub struct Search {
 impl PartialEq for Search {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.networks, &other.networks)
+            && self.beam_width == other.beam_width
             && self.hypotheses == other.hypotheses
             && (self.forgotten, self.frames_seen) == (other.forgotten, other.frames_seen)
     }
 }
 
 impl Search {
-    /// Begins a stream.
+    /// Begins a stream, with the beam that the model's configuration asks for.
     pub fn new(networks: Arc<Networks>) -> Self {
         let hypotheses = vec![Hypothesis {
             emissions: Vec::new(),
@@ -84,11 +86,22 @@ impl Search {
             blank_log_prob: 0.0,
         }];
         Self {
+            beam_width: networks.config().search.beam_width,
             networks,
             hypotheses,
             forgotten: 0,
             frames_seen: 0,
         }
+    }
+
+    /// Sizes of its networks.
+    pub fn config(&self) -> &RnntConfig {
+        self.networks.config()
+    }
+
+    /// Keeps so many hypotheses, at least one, after each frame from the next one on.
+    pub fn set_beam_width(&mut self, beam_width: usize) {
+        self.beam_width = beam_width.max(1);
     }
 
     /// The hypotheses after the last frame, the best first; one without tokens before the first frame.
@@ -146,19 +159,19 @@ impl Search {
         self.hypotheses.capacity() * size_of::<Hypothesis>() + self.hypotheses.iter().map(held).sum::<usize>()
     }
 
-    /// The most that [`heap_bytes`](Self::heap_bytes) can be while no hypothesis has more than `num_tokens`.
-    pub fn max_heap_bytes(config: &RnntConfig, num_tokens: usize) -> usize {
+    /// The most that [`heap_bytes`](Self::heap_bytes) can be with a beam of `beam_width` while no hypothesis has more than `num_tokens`.
+    pub fn max_heap_bytes(config: &RnntConfig, beam_width: usize, num_tokens: usize) -> usize {
         let prediction = config.encoding_dim + 2 * config.num_lstm_layers * config.symbol_embedding_dim;
         let each = size_of::<Hypothesis>()
             + 2 * num_tokens.max(4) * size_of::<Emission>()
             + 2 * prediction * size_of::<f32>();
-        config.search.beam_width.saturating_mul(each)
+        beam_width.saturating_mul(each)
     }
 
     /// Reads the next encoder frame, `(encoding) f32`.
     pub fn accept(&mut self, frame: &[f32]) {
         let config = self.networks.config();
-        let (classes, beam) = (config.num_symbols, config.search.beam_width);
+        let (classes, beam) = (config.num_symbols, self.beam_width);
         let mut open = std::mem::take(&mut self.hypotheses);
         // Ended by a blank in this frame, ascending by score.
         let mut ended: Vec<Hypothesis> = Vec::new();

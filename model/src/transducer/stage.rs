@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::config::RnntConfig;
 use super::networks::Networks;
 use super::search::{Emission, Hypothesis, Search};
-use crate::ctc::BeamHypothesis;
+use crate::ctc::{BeamHypothesis, Decoding};
 use crate::hypothesis::EmittedToken;
 use crate::tokens::Tokens;
 
@@ -24,7 +24,7 @@ pub(crate) enum Heard {
 /// minute of speech has.
 const MOST_TOKENS: usize = 1_024;
 
-/// The search of one stream, and where the next token may start.
+/// The search of one stream.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Stage {
     search: Search,
@@ -37,13 +37,21 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    pub(crate) fn new(networks: Arc<Networks>) -> Self {
-        Self {
+    pub(crate) fn new(networks: Arc<Networks>, decoding: &Decoding) -> Self {
+        let mut stage = Self {
             search: Search::new(networks),
             last_start: None,
             shown: Vec::new(),
             settled: 0,
-        }
+        };
+        stage.configure(decoding);
+        stage
+    }
+
+    /// Takes the width of the beam from the next frame on.
+    pub(crate) fn configure(&mut self, decoding: &Decoding) {
+        let width = width(self.search.config(), decoding);
+        self.search.set_beam_width(width);
     }
 
     /// Values of one encoder frame.
@@ -72,11 +80,7 @@ impl Stage {
             Heard::Doubtful
         };
         let tail = self.best_tail();
-        let tokens = timed(
-            table,
-            &tail[..self.search.num_certain().min(tail.len())],
-            self.last_start,
-        );
+        let tokens = timed(&tail[..self.search.num_certain().min(tail.len())]);
         self.search.forget(tokens.len());
         self.settled += tokens.len();
         self.last_start = tokens.last().map(|token| token.start).or(self.last_start);
@@ -90,8 +94,8 @@ impl Stage {
     }
 
     /// Decides for the best hypothesis: all its tokens are settled, and what comes is measured anew, as at a stream's start.
-    pub(crate) fn settle_all(&mut self, table: &Tokens, settled: &mut Vec<EmittedToken>) {
-        let tokens = timed(table, &self.search.decide(), self.last_start);
+    pub(crate) fn settle_all(&mut self, settled: &mut Vec<EmittedToken>) {
+        let tokens = timed(&self.search.decide());
         self.last_start = tokens.last().map(|token| token.start).or(self.last_start);
         settled.extend(tokens);
         self.shown.clear();
@@ -99,16 +103,16 @@ impl Stage {
     }
 
     /// Unsettled tokens of the best hypothesis, in order.
-    pub(crate) fn tail(&self, table: &Tokens) -> Vec<EmittedToken> {
-        timed(table, self.best_tail(), self.last_start)
+    pub(crate) fn tail(&self) -> Vec<EmittedToken> {
+        timed(self.best_tail())
     }
 
     /// The hypotheses, the best first, by their unsettled tokens.
-    pub(crate) fn n_best(&self, table: &Tokens) -> Vec<BeamHypothesis> {
+    pub(crate) fn n_best(&self) -> Vec<BeamHypothesis> {
         let hypotheses = self.search.hypotheses().iter();
         hypotheses
             .map(|hypothesis| BeamHypothesis {
-                tokens: timed(table, hypothesis.emissions(), self.last_start),
+                tokens: timed(hypothesis.emissions()),
                 score: f64::from(hypothesis.score()),
                 scored: 0.0,
             })
@@ -131,10 +135,12 @@ impl Stage {
     }
 
     /// The most that [`heap_bytes`](Self::heap_bytes) can be.
-    pub(crate) fn max_heap_bytes(config: &RnntConfig) -> usize {
+    pub(crate) fn max_heap_bytes(config: &RnntConfig, decoding: &Decoding) -> usize {
         // The other hypotheses can be longer than the best by what they said since they parted from it.
         let tokens = 2 * Self::most_tokens(config);
-        Search::max_heap_bytes(config, tokens) + 2 * tokens * size_of::<u32>()
+        // A beam that was made narrower keeps its hypotheses until the next frame.
+        let beam_width = width(config, decoding).max(config.search.beam_width);
+        Search::max_heap_bytes(config, beam_width, tokens) + 2 * tokens * size_of::<u32>()
     }
 
     /// Bytes on the heap, the networks not counted.
@@ -150,25 +156,24 @@ impl Stage {
     }
 }
 
-/// Emissions as tokens with times. One frame may emit several words; each is moved on to a frame of its own, so that words
-/// never overlap and each lasts at least a frame.
-fn timed(table: &Tokens, emissions: &[Emission], mut last_start: Option<u64>) -> Vec<EmittedToken> {
+/// The beam's width: the session's where it asks for a beam, which a width of 1 does not, else the model's own. The original needs more
+/// classes than hypotheses.
+fn width(config: &RnntConfig, decoding: &Decoding) -> usize {
+    match decoding.beam_width {
+        0 | 1 => config.search.beam_width,
+        asked => asked.min(config.num_symbols.saturating_sub(1)),
+    }
+}
+
+/// Emissions as tokens with times. One frame may emit several words, which then begin in the same frame.
+fn timed(emissions: &[Emission]) -> Vec<EmittedToken> {
     let emissions = emissions.iter();
     emissions
-        .map(|emission| {
-            let earliest = match last_start {
-                Some(last) if table.begins_word(emission.token) => last + 1,
-                Some(last) => last,
-                None => 0,
-            };
-            let start = emission.frame.max(earliest);
-            last_start = Some(start);
-            EmittedToken {
-                id: emission.token,
-                start,
-                end: start + 1,
-                log_posterior: emission.log_prob,
-            }
+        .map(|emission| EmittedToken {
+            id: emission.token,
+            start: emission.frame,
+            end: emission.frame + 1,
+            log_posterior: emission.log_prob,
         })
         .collect()
 }

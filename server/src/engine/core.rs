@@ -66,6 +66,8 @@ pub(super) struct Core {
     unfinished: bool,
     finals_sent: u64,
     last_end: f64,
+    /// First frame of the last final's last word, and how many words began in it before.
+    last_word: (u64, i32),
     units_taken: u64,
     warned_non_finite: bool,
 }
@@ -113,6 +115,7 @@ impl Core {
             unfinished: false,
             finals_sent: 0,
             last_end: 0.0,
+            last_word: (0, -1),
             units_taken: 0,
             warned_non_finite: false,
         })
@@ -234,7 +237,7 @@ impl Core {
 
     /// The partial while no utterance is open: no words, and how far the audio has been heard.
     fn nothing_open(&self) -> Utterance {
-        let audio_processed = self.client_seconds(self.transcriber.frames_seen());
+        let audio_processed = self.client_seconds(self.transcriber.frames_seen() as f64);
         Utterance {
             utterance: self.finals_sent,
             start: audio_processed,
@@ -362,7 +365,8 @@ impl Core {
     }
 
     fn push_final(&mut self, utterance: &transcript::Utterance, events: &mut Vec<Event>) {
-        let utterance = self.on_the_wire(utterance);
+        let (utterance, last_word) = self.placed(utterance);
+        self.last_word = last_word;
         let grows = utterance.utterance == self.finals_sent && utterance.start >= self.last_end - 1e-9;
         debug_assert!(
             grows,
@@ -380,33 +384,53 @@ impl Core {
 
     /// An utterance with times in seconds of the client's audio.
     fn on_the_wire(&self, utterance: &transcript::Utterance) -> Utterance {
-        let words = utterance
+        self.placed(utterance).0
+    }
+
+    /// Also where its last word stands: its first frame, and how many words began in that before.
+    ///
+    /// A transducer may begin several words in one frame. Each of them takes half of what those before left of it, so that a
+    /// word's times depend on no later word.
+    fn placed(&self, utterance: &transcript::Utterance) -> (Utterance, (u64, i32)) {
+        let mut last = self.last_word;
+        let within = |(frame, before): (u64, i32)| frame as f64 + 1.0 - 0.5f64.powi(before);
+        let words: Vec<Word> = utterance
             .words
             .iter()
-            .map(|word| Word {
-                word: word.word.clone(),
-                start: self.client_seconds(word.start),
-                end: self.client_seconds(word.end),
-                confidence: word.confidence,
+            .map(|word| {
+                let (frame, before) = last;
+                last = (word.start, if word.start == frame { before + 1 } else { 0 });
+                let end = match word.end > word.start {
+                    true => word.end as f64,
+                    false => within((last.0, last.1 + 1)),
+                };
+                Word {
+                    word: word.word.clone(),
+                    start: self.client_seconds(within(last)),
+                    end: self.client_seconds(end),
+                    confidence: word.confidence,
+                }
             })
             .collect();
-        Utterance {
+        let (start, end) = (words.first(), words.last());
+        let utterance = Utterance {
             utterance: utterance.utterance,
-            start: self.client_seconds(utterance.start),
-            end: self.client_seconds(utterance.end),
+            start: start.map_or(0.0, |word| word.start),
+            end: end.map_or(0.0, |word| word.end),
             text: utterance.text(),
             words,
             stable_words: utterance.stable_words,
             confidence: utterance.confidence,
-            audio_processed: self.client_seconds(self.transcriber.frames_seen()),
+            audio_processed: self.client_seconds(self.transcriber.frames_seen() as f64),
             alternatives: utterance.alternatives.iter().map(Alternative::from).collect(),
-        }
+        };
+        (utterance, last)
     }
 
-    /// The client's time at the beginning of an output frame.
-    fn client_seconds(&self, frame: u64) -> f64 {
+    /// The client's time at the beginning of an output frame, or at a part of it.
+    fn client_seconds(&self, frame: f64) -> f64 {
         let rate = f64::from(self.frontend.config().input_rate_hz);
-        let heard = (frame as f64 * self.model.output_frame_seconds() * rate).round() as u64;
+        let heard = (frame * self.model.output_frame_seconds() * rate).round() as u64;
         self.timeline.client_position(heard) as f64 / rate
     }
 }

@@ -254,7 +254,7 @@ fn check(architecture: &str, encoder: Value) {
         );
     }
     let words: usize = together.iter().flatten().map(|heard| heard.words.len()).sum();
-    assert!(words > SESSIONS, "{words} words of {json}");
+    assert!(words > 0, "no words of {json}");
 }
 
 #[test]
