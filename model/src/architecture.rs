@@ -18,6 +18,7 @@ use crate::encoder::{Geometry, Module, OfflineEncoder, StreamingEncoder};
 use crate::error::ModelError;
 use crate::loader::{Expected, Weights};
 use crate::module::EncoderModule;
+use crate::precision::Precision;
 use crate::transducer::{self, TransducerEncoder, TransducerModule};
 
 /// Reports every contradiction in the sizes: `require(holds, "encoder.field: expected …, found …")`.
@@ -126,20 +127,26 @@ fn bare_streaming_encoder(
     config: &Config,
     weights: &Weights,
     device: &Device,
+    precision: Precision,
 ) -> Result<Box<dyn StreamingEncoder>, ModelError> {
     if let Some(reason) = cannot_stream(&config.encoder) {
         return Err(ModelError::CannotStream { reason });
     }
+    if let Some(problem) = cannot_multiply(&config.encoder, device, precision) {
+        return Err(ModelError::Invalid {
+            problems: vec![problem],
+        });
+    }
     Ok(match &config.encoder {
         EncoderConfig::Emformer(sizes) | EncoderConfig::WhisperEmformer(sizes) if device.is_cpu() => {
-            Box::new(Emformer::new(sizes, weights)?)
+            Box::new(Emformer::with_precision(sizes, weights, precision)?)
         }
         EncoderConfig::Emformer(sizes) | EncoderConfig::WhisperEmformer(sizes) => {
             Box::new(DeviceEmformer::new(sizes, weights, device)?)
         }
         EncoderConfig::EmformerRnnt(sizes) => {
             let windows = matches!(config.features, Some(FeatureConfig::MelWindows(_)));
-            Box::new(TransducerEncoder::new(sizes, weights, windows)?)
+            Box::new(TransducerEncoder::new(sizes, weights, windows, precision)?)
         }
         EncoderConfig::Fsmn(sizes) => Box::new(Fsmn::new(&sizes.program(), weights)?),
         EncoderConfig::FunasrFsmn(sizes) => Box::new(Fsmn::new(&sizes.program(), weights)?),
@@ -157,6 +164,26 @@ fn bare_streaming_encoder(
         | EncoderConfig::SkimMemLstm(_)
         | EncoderConfig::SkimSegLstm(_) => return Err(no_encoder()),
     })
+}
+
+/// Why an encoder cannot run in a precision on a device, or `None` when it can.
+fn cannot_multiply(encoder: &EncoderConfig, device: &Device, precision: Precision) -> Option<String> {
+    let is_emformer = matches!(
+        encoder,
+        EncoderConfig::Emformer(_) | EncoderConfig::WhisperEmformer(_) | EncoderConfig::EmformerRnnt(_)
+    );
+    match precision {
+        Precision::F32 => None,
+        Precision::Int8 if !is_emformer => Some(format!(
+            "precision: expected {} for this architecture, found {precision}, which is for the Emformers",
+            Precision::F32
+        )),
+        Precision::Int8 if !device.is_cpu() => Some(format!(
+            "precision: expected {} on a GPU, found {precision}, which is for the CPU",
+            Precision::F32
+        )),
+        Precision::Int8 => None,
+    }
 }
 
 /// Builds the encoder of whole utterances in the weights' type.
@@ -239,7 +266,20 @@ pub fn streaming_encoder(
     weights: &Weights,
     device: &Device,
 ) -> Result<Box<dyn StreamingEncoder>, ModelError> {
-    let encoder = bare_streaming_encoder(config, weights, device)?;
+    streaming_encoder_in(config, weights, device, Precision::F32)
+}
+
+/// As [`streaming_encoder`], with the products of an Emformer's layers in a precision.
+///
+/// # Errors
+/// Also [`ModelError::Invalid`] for a precision that the architecture or the device does not have.
+pub fn streaming_encoder_in(
+    config: &Config,
+    weights: &Weights,
+    device: &Device,
+    precision: Precision,
+) -> Result<Box<dyn StreamingEncoder>, ModelError> {
+    let encoder = bare_streaming_encoder(config, weights, device, precision)?;
     Ok(match &config.ctc {
         Some(_) => Box::new(WithHead::new(encoder, weights)?),
         None => encoder,

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use crate::architecture;
 use crate::config::Config;
 use crate::device::Device;
-use crate::encoder::kernels::{Matrix, product};
+use crate::encoder::kernels::{Linear, Matrix, product};
 use crate::encoder::{StateCache, StepRow, StreamingEncoder};
 use crate::error::ModelError;
 use crate::loader::{self, WEIGHTS_FILE, Weights};
 use crate::model::CONFIG_FILE;
 use crate::module::head_classes;
+use crate::precision::Precision;
 
 /// Sessions in a measured batch have heard 0 to this many segments less one: some have empty rings, some full ones.
 const AGES: u64 = 8;
@@ -50,7 +51,7 @@ impl Subject {
     /// # Errors
     /// [`ModelError::Read`], [`ModelError::Invalid`] with every problem found, also when nothing tells the duration of a frame,
     /// and [`ModelError::CannotStream`].
-    pub fn load(directory: &Path, frame: Option<Duration>) -> Result<Self, ModelError> {
+    pub fn load(directory: &Path, frame: Option<Duration>, precision: Precision) -> Result<Self, ModelError> {
         let config = Config::from_json(&loader::read_text(&directory.join(CONFIG_FILE))?)?;
         let file = loader::read_bytes(&directory.join(WEIGHTS_FILE))?;
         let classes = head_classes(&config, &file);
@@ -66,7 +67,7 @@ impl Subject {
                 )],
             });
         };
-        let encoder = architecture::streaming_encoder(&config, &weights, &Device::Cpu)?;
+        let encoder = architecture::streaming_encoder_in(&config, &weights, &Device::Cpu, precision)?;
         let frames = u32::try_from(encoder.geometry().segment_frames).unwrap_or(u32::MAX);
         Ok(Self {
             id: config.id,
@@ -95,30 +96,38 @@ fn processor_time(begin: Instant) -> Duration {
 }
 
 /// Multiply-adds per second of processor time that `threads` threads reach together in a product of two square matrices that fit the
-/// cache: the best of several runs, taken by the same routine that the encoder uses.
+/// cache: the best of several runs of the two routines at hand, the `gemm` crate's and the encoders' own.
 pub fn peak(threads: usize) -> f64 {
     const SIZE: usize = 384;
-    const PRODUCTS: usize = 60;
+    const PRODUCTS: usize = 100;
     let best = together(threads, |barrier| {
-        let factor = vec![1.0f32; SIZE * SIZE];
-        let mut output = vec![0.0f32; SIZE * SIZE];
-        let mut multiply = |count: usize| {
-            for _ in 0..count {
-                let matrix = Matrix::rows(&factor, SIZE);
-                product((SIZE, SIZE, SIZE), &mut output, SIZE, matrix, matrix, false);
-            }
+        let factor = vec![0.5f32; SIZE * SIZE];
+        let (mut general_output, mut own_output) = (vec![0.0f32; SIZE * SIZE], vec![0.0f32; SIZE * SIZE]);
+        let linear = Linear::new(&factor, vec![0.0; SIZE], SIZE);
+        let mut general = || {
+            let matrix = Matrix::rows(&factor, SIZE);
+            product(
+                (SIZE, SIZE, SIZE),
+                &mut general_output,
+                SIZE,
+                matrix,
+                matrix,
+                false,
+            );
         };
-        multiply(2);
+        let mut own = || linear.apply(SIZE, &factor, &mut own_output);
+        let routines: [&mut dyn FnMut(); 2] = [&mut general, &mut own];
         barrier.wait();
         let origin = Instant::now();
-        (0..4)
-            .map(|_| {
+        let mut best = Duration::MAX;
+        for routine in routines {
+            for _ in 0..3 {
                 let begin = processor_time(origin);
-                multiply(PRODUCTS);
-                processor_time(origin).saturating_sub(begin)
-            })
-            .min()
-            .unwrap_or(Duration::MAX)
+                (0..PRODUCTS).for_each(|_| routine());
+                best = best.min(processor_time(origin).saturating_sub(begin));
+            }
+        }
+        best
     });
     let products = (PRODUCTS * SIZE * SIZE * SIZE) as f64;
     best.iter().map(|time| products / time.as_secs_f64()).sum()

@@ -26,6 +26,7 @@ pub mod language_model;
 pub mod loader;
 pub mod model;
 pub mod module;
+pub mod precision;
 pub mod tokens;
 pub mod transcript;
 pub mod transducer;

@@ -14,6 +14,7 @@ use crate::error::ModelError;
 use crate::language_model::LanguageModel;
 use crate::loader::{self, WEIGHTS_FILE, Weights};
 use crate::module::head_classes;
+use crate::precision::Precision;
 use crate::tokens::Tokens;
 use crate::transcript::{Decoding, Transcriber, TranscriberOptions};
 use crate::transducer::Networks;
@@ -66,6 +67,14 @@ impl Model {
     /// # Errors
     /// Also [`ModelError::Tensor`] when the device refuses.
     pub fn load_on(directory: &Path, device: &Device) -> Result<Self, ModelError> {
+        Self::load_in(directory, device, Precision::F32)
+    }
+
+    /// As [`Model::load_on`], in a precision.
+    ///
+    /// # Errors
+    /// Also [`ModelError::Invalid`] for a precision that the architecture or the device does not have.
+    pub fn load_in(directory: &Path, device: &Device, precision: Precision) -> Result<Self, ModelError> {
         let config = loader::read_text(&directory.join(CONFIG_FILE));
         let tokens = loader::read_text(&directory.join(TOKENS_FILE));
         let weights = loader::read_bytes(&directory.join(WEIGHTS_FILE));
@@ -90,7 +99,7 @@ impl Model {
                 });
             }
         };
-        let mut model = Self::from_parts(&config, &tokens, &weights, device)?;
+        let mut model = Self::from_parts_in(&config, &tokens, &weights, device, precision)?;
         model.language_model = language_model.map(Arc::new);
         Ok(model)
     }
@@ -104,6 +113,20 @@ impl Model {
         tokens_txt: &str,
         safetensors: &[u8],
         device: &Device,
+    ) -> Result<Self, ModelError> {
+        Self::from_parts_in(config_json, tokens_txt, safetensors, device, Precision::F32)
+    }
+
+    /// As [`Model::from_parts`], in a precision.
+    ///
+    /// # Errors
+    /// Also for a precision that the architecture or the device does not have.
+    pub fn from_parts_in(
+        config_json: &str,
+        tokens_txt: &str,
+        safetensors: &[u8],
+        device: &Device,
+        precision: Precision,
     ) -> Result<Self, ModelError> {
         let mut problems = Vec::new();
         let config = collect(Config::from_json(config_json), &mut problems)?;
@@ -149,7 +172,7 @@ impl Model {
         )?;
         match (weights, tokens, config.features.clone()) {
             (Some(weights), Some(tokens), Some(features)) if problems.is_empty() => Ok(Self {
-                encoder: architecture::streaming_encoder(&config, &weights, device)?,
+                encoder: architecture::streaming_encoder_in(&config, &weights, device, precision)?,
                 transducer: match &config.encoder {
                     EncoderConfig::EmformerRnnt(sizes) => Some(Arc::new(Networks::new(sizes, &weights)?)),
                     _ => None,

@@ -8,6 +8,7 @@ use crate::encoder::scratch::ScratchPool;
 use crate::encoder::{Geometry, StateCache, StepRow, StreamingEncoder};
 use crate::error::ModelError;
 use crate::loader::Weights;
+use crate::precision::Precision;
 
 /// A transcriber whose steps give encoder frames `(segment / stride, encoding) f32`. Its state is the Emformer's.
 pub struct TransducerEncoder {
@@ -32,11 +33,16 @@ struct Scratch {
 impl TransducerEncoder {
     /// Builds the transcriber. With `windows` every step takes a whole window, segment and right context, whose features
     /// were made for it alone, as torchaudio streams; without, the right context is the next segment's beginning and is
-    /// kept in the state.
+    /// kept in the state. The precision is that of the Emformer's layers.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when a tensor of [`super::expected_tensors`] is missing.
-    pub fn new(config: &RnntConfig, weights: &Weights, windows: bool) -> Result<Self, ModelError> {
+    pub fn new(
+        config: &RnntConfig,
+        weights: &Weights,
+        windows: bool,
+        precision: Precision,
+    ) -> Result<Self, ModelError> {
         let emformer = config.emformer();
         let weight = weights.values("transcriber.input_linear.weight")?;
         let zeros = vec![0.0; config.time_reduction_input_dim];
@@ -59,7 +65,8 @@ impl TransducerEncoder {
                 weights.values("transcriber.layer_norm.bias")?,
             ),
             emformer: {
-                let emformer = Emformer::new(&emformer, &weights.under("transcriber.transformer."))?;
+                let weights = weights.under("transcriber.transformer.");
+                let emformer = Emformer::with_precision(&emformer, &weights, precision)?;
                 if windows {
                     emformer.with_whole_windows()
                 } else {

@@ -11,6 +11,7 @@ use crate::encoder::scratch::ScratchPool;
 use crate::encoder::{Geometry, StateCache, StepRow, StreamingEncoder};
 use crate::error::ModelError;
 use crate::loader::Weights;
+use crate::precision::Precision;
 
 use super::attention::{Attention, AttentionRows};
 use super::config::{EmformerConfig, OutputNorm};
@@ -18,8 +19,8 @@ use super::geometry;
 use super::layout::Layout;
 use super::stem::{Stem, StemRow, StemScratch};
 
-/// Sessions that share one pass through the layers. Larger groups gain nothing in the products and lose the cache.
-const GROUP: usize = 8;
+/// Rows that pass through the layers together: enough to be worth fetching the weights for, few enough to stay in the cache.
+const GROUP_ROWS: usize = 160;
 
 struct Layer {
     norm_input: Norm,
@@ -73,20 +74,30 @@ struct Session {
 }
 
 impl Emformer {
-    /// Builds the encoder.
+    /// Builds the encoder, which multiplies in `f32`.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] when a tensor of [`super::expected_tensors`] is missing.
     pub fn new(config: &EmformerConfig, weights: &Weights) -> Result<Self, ModelError> {
+        Self::with_precision(config, weights, Precision::F32)
+    }
+
+    /// Builds the encoder. With [`Precision::Int8`] the products of its layers are in whole numbers; a stem's, a small part of
+    /// the work, stay in `f32`.
+    ///
+    /// # Errors
+    /// As [`Emformer::new`].
+    pub fn with_precision(
+        config: &EmformerConfig,
+        weights: &Weights,
+        precision: Precision,
+    ) -> Result<Self, ModelError> {
         let encoder = config.clone();
         let dim = encoder.dim();
         let linear = |name: &str, inputs: usize| -> Result<Linear, ModelError> {
             let weight = weights.values(&format!("{name}.weight"))?;
-            Ok(Linear::new(
-                &weight,
-                weights.values(&format!("{name}.bias"))?,
-                inputs,
-            ))
+            let bias = weights.values(&format!("{name}.bias"))?;
+            Ok(Linear::with_precision(&weight, bias, inputs, precision))
         };
         let norm = |name: &str| -> Result<Norm, ModelError> {
             Ok(Norm::new(
@@ -105,7 +116,7 @@ impl Emformer {
             };
             Ok(Layer {
                 norm_input: norm(&format!("{prefix}.layer_norm_input"))?,
-                query_key_value: Linear::new(&joined("weight")?, joined("bias")?, dim),
+                query_key_value: Linear::with_precision(&joined("weight")?, joined("bias")?, dim, precision),
                 out_proj: linear(&format!("{prefix}.attention.out_proj"), dim)?,
                 norm_feed_forward: norm(&format!("{prefix}.pos_ff.0"))?,
                 expand: linear(&format!("{prefix}.pos_ff.1"), dim)?,
@@ -405,7 +416,10 @@ impl StreamingEncoder for Emformer {
     fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), ModelError> {
         self.layout.check(&self.geometry, rows)?;
         self.scratch.with(|scratch| {
-            for group in rows.chunks_mut(GROUP) {
+            let rows_each = self.encoder.right_context_length + self.encoder.segment_length;
+            // Groups of one size, so that none is left with a few rows only.
+            let groups = (rows.len() * rows_each).div_ceil(GROUP_ROWS).max(1);
+            for group in rows.chunks_mut(rows.len().div_ceil(groups).max(1)) {
                 self.step_group(group, scratch);
             }
         });

@@ -15,6 +15,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use waxwing_frontend::container::{AudioFile, DecodeLimits};
 use waxwing_frontend::pcm::ChannelSelection;
+use waxwing_model::precision::Precision;
 
 use self::client::{Clip, Target};
 use self::report::{Process, Row};
@@ -55,6 +56,9 @@ pub(super) struct Arguments {
     /// Milliseconds of one input frame, for a `--model` whose directory does not say it (no `features`)
     #[arg(long, requires = "model", value_parser = clap::value_parser!(u64).range(1..=1000))]
     frame_ms: Option<u64>,
+    /// Numbers of the products of `--model`: f32 or int8
+    #[arg(long, requires = "model", default_value_t)]
+    precision: Precision,
     /// How fast it is said
     #[arg(long, value_enum, default_value = "realtime")]
     pace: Pace,
@@ -102,6 +106,7 @@ pub(super) fn run(arguments: Arguments) -> Outcome {
         return steps::run(&Plan {
             directory,
             frame: arguments.frame_ms.map(Duration::from_millis),
+            precision: arguments.precision,
             batches: &arguments.batch,
             threads: &arguments.threads,
             measured: Duration::try_from_secs_f64(arguments.seconds)

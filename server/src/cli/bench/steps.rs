@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use waxwing_model::bench::{self, Subject};
+use waxwing_model::precision::Precision;
 
 use super::super::{Failure, Outcome};
 
@@ -19,6 +20,8 @@ pub(super) struct Plan<'a> {
     pub(super) directory: &'a Path,
     /// Duration of a frame, for a model that does not say it.
     pub(super) frame: Option<Duration>,
+    /// Numbers of its products.
+    pub(super) precision: Precision,
     /// Sessions in a step.
     pub(super) batches: &'a [usize],
     /// Numbers of threads.
@@ -61,7 +64,7 @@ pub(super) fn run(plan: &Plan<'_>) -> Outcome {
             "`--batch` and `--threads` need numbers above 0, such as 1,8,32"
         )));
     }
-    let subject = Subject::load(plan.directory, plan.frame)?;
+    let subject = Subject::load(plan.directory, plan.frame, plan.precision)?;
     let measured_for = plan.measured.unwrap_or(MEASURED);
     let mut rows: Vec<Row> = Vec::new();
     let mut peaks = Vec::new();

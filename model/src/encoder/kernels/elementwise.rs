@@ -1,181 +1,7 @@
-//! Row-wise arithmetic of the serving path, on plain `f32` slices, single-threaded.
-//!
-//! Matrix products go to the `gemm` crate; the element-wise loops are written so that the compiler turns them into
-//! vector instructions, AVX2's where the processor has them. No function mixes rows: a NaN stays in the row that it
-//! came in.
+//! Norms, softmaxes and activations of rows, in loops that the compiler turns into vector instructions.
 
+use super::vectorised;
 use crate::config::Activation;
-
-/// Runs a loop, compiled for AVX2 where the processor has it: twice the width of the baseline's registers.
-#[inline(always)]
-#[expect(
-    unsafe_code,
-    reason = "calling code compiled for instructions that were detected"
-)]
-pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx2,fma")]
-        fn with_avx2<R>(work: impl FnOnce() -> R) -> R {
-            work()
-        }
-        if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
-            // SAFETY: both features have just been detected.
-            return unsafe { with_avx2(work) };
-        }
-    }
-    work()
-}
-
-/// A matrix inside a slice: element `(row, column)` is `data[row * row_stride + column * column_stride]`.
-#[derive(Clone, Copy)]
-pub(crate) struct Matrix<'a> {
-    pub(crate) data: &'a [f32],
-    pub(crate) row_stride: usize,
-    pub(crate) column_stride: usize,
-}
-
-impl<'a> Matrix<'a> {
-    /// Rows of contiguous values that begin `row_stride` apart.
-    pub(crate) fn rows(data: &'a [f32], row_stride: usize) -> Self {
-        Self {
-            data,
-            row_stride,
-            column_stride: 1,
-        }
-    }
-
-    pub(crate) fn transposed(self) -> Self {
-        Self {
-            data: self.data,
-            row_stride: self.column_stride,
-            column_stride: self.row_stride,
-        }
-    }
-
-    fn holds(&self, rows: usize, columns: usize) -> bool {
-        rows == 0
-            || columns == 0
-            || (rows - 1) * self.row_stride + (columns - 1) * self.column_stride < self.data.len()
-    }
-}
-
-/// `output[row * stride + column] (+)= left (rows, inner) · right (inner, columns)`; adds when `accumulate`, else
-/// overwrites whatever is there, NaN included.
-#[expect(
-    unsafe_code,
-    reason = "the gemm crate takes pointers; the assertions bound every access"
-)]
-pub(crate) fn product(
-    (rows, columns, inner): (usize, usize, usize),
-    output: &mut [f32],
-    stride: usize,
-    left: Matrix<'_>,
-    right: Matrix<'_>,
-    accumulate: bool,
-) {
-    if rows == 0 || columns == 0 {
-        return;
-    }
-    assert!(
-        columns <= stride && (rows - 1) * stride + columns <= output.len(),
-        "output is too small"
-    );
-    assert!(
-        left.holds(rows, inner) && right.holds(inner, columns),
-        "a factor is too small"
-    );
-    // SAFETY: by the assertions above every element that the three strided views address lies inside its slice,
-    // and strides of slices fit isize. `output` is borrowed exclusively, so it overlaps neither factor.
-    unsafe {
-        gemm::gemm(
-            rows,
-            columns,
-            inner,
-            output.as_mut_ptr(),
-            1,
-            stride as isize,
-            accumulate,
-            left.data.as_ptr(),
-            left.column_stride as isize,
-            left.row_stride as isize,
-            right.data.as_ptr(),
-            right.column_stride as isize,
-            right.row_stride as isize,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
-}
-
-/// `x · weight + bias`, the weight held as `(inputs, outputs)`.
-pub(crate) struct Linear {
-    weight: Vec<f32>,
-    bias: Vec<f32>,
-    inputs: usize,
-    outputs: usize,
-}
-
-impl Linear {
-    /// From PyTorch's layout, `(outputs, inputs)`.
-    pub(crate) fn new(weight: &[f32], bias: Vec<f32>, inputs: usize) -> Self {
-        let outputs = bias.len();
-        let mut transposed = vec![0.0; weight.len()];
-        for (output, row) in weight.chunks_exact(inputs).enumerate() {
-            for (input, &value) in row.iter().enumerate() {
-                transposed[input * outputs + output] = value;
-            }
-        }
-        Self {
-            weight: transposed,
-            bias,
-            inputs,
-            outputs,
-        }
-    }
-
-    pub(crate) fn outputs(&self) -> usize {
-        self.outputs
-    }
-
-    /// Multiplications for one row.
-    pub(crate) fn products(&self) -> usize {
-        self.inputs * self.outputs
-    }
-
-    /// Writes `(rows, outputs)` for `input (rows, inputs)`.
-    pub(crate) fn apply(&self, rows: usize, input: &[f32], output: &mut [f32]) {
-        for row in output[..rows * self.outputs].chunks_exact_mut(self.outputs) {
-            row.copy_from_slice(&self.bias);
-        }
-        self.multiply(rows, input, output, true);
-    }
-
-    /// Adds `(rows, outputs)` to `output` for `input (rows, inputs)`.
-    pub(crate) fn apply_adding(&self, rows: usize, input: &[f32], output: &mut [f32]) {
-        for row in output[..rows * self.outputs].chunks_exact_mut(self.outputs) {
-            for (value, bias) in row.iter_mut().zip(&self.bias) {
-                *value += bias;
-            }
-        }
-        self.multiply(rows, input, output, true);
-    }
-
-    fn multiply(&self, rows: usize, input: &[f32], output: &mut [f32], accumulate: bool) {
-        product(
-            (rows, self.outputs, self.inputs),
-            output,
-            self.outputs,
-            Matrix::rows(input, self.inputs),
-            Matrix::rows(&self.weight, self.outputs),
-            accumulate,
-        );
-    }
-}
 
 /// Layer norm with its scale and offset.
 pub(crate) struct Norm {
@@ -189,7 +15,7 @@ impl Norm {
         Self {
             weight,
             bias,
-            epsilon: super::emformer::NORM_EPSILON as f32,
+            epsilon: crate::encoder::emformer::NORM_EPSILON as f32,
         }
     }
 
@@ -321,7 +147,7 @@ pub(crate) fn activate(values: &mut [f32], activation: Activation) {
 ///
 /// By 2^n · e^r with |r| ≤ ln 2 / 2 and a polynomial of Cephes' `expf` for e^r.
 #[inline(always)]
-pub(crate) fn exp(x: f32) -> f32 {
+fn exp(x: f32) -> f32 {
     // Adding 1.5 · 2^23 rounds to an integer and leaves it in the low bits.
     const ROUND: f32 = 12_582_912.0;
     const LN_2_HIGH: f32 = 0.693_359_4;
@@ -433,37 +259,5 @@ mod tests {
             assert!((values[row].iter().sum::<f32>() - 1.0).abs() < 1e-6);
         }
         assert!(values[11..22].iter().all(|value| value.is_nan()));
-    }
-
-    #[test]
-    fn a_product_overwrites_poison_and_adds_where_asked() {
-        let left = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
-        let right = [1.0, 0.0, 0.0, 1.0, 1.0, 1.0];
-        let mut output = [f32::NAN; 6];
-        product(
-            (2, 2, 3),
-            &mut output,
-            3,
-            Matrix::rows(&left, 3),
-            Matrix::rows(&right, 2),
-            false,
-        );
-        assert_eq!(
-            (&output[..2], &output[3..5]),
-            ([4.0, 5.0].as_slice(), [10.0, 11.0].as_slice())
-        );
-        assert!(output[2].is_nan());
-        product(
-            (2, 2, 3),
-            &mut output,
-            3,
-            Matrix::rows(&left, 3),
-            Matrix::rows(&right, 2),
-            true,
-        );
-        assert_eq!(
-            (&output[..2], &output[3..5]),
-            ([8.0, 10.0].as_slice(), [20.0, 22.0].as_slice())
-        );
     }
 }
