@@ -9,6 +9,7 @@ use waxwing_model::Model;
 use waxwing_model::device::Device;
 use waxwing_model::encoder::{Geometry, StateCache, StepRow};
 use waxwing_model::language_model::LanguageModel;
+use waxwing_model::precision::Precision;
 use waxwing_model::tokens::Tokens;
 use waxwing_model::transcript::{Decoding, Transcriber, TranscriberOptions};
 
@@ -45,21 +46,21 @@ pub fn built_in_ids() -> impl Iterator<Item = &'static str> {
     BUILT_IN.iter().map(|model| model.id)
 }
 
-/// Loads models by id or directory to run on a device; the built-in default when none is named.
+/// Loads models by id or directory to run on a device, in a precision; the built-in default when none is named.
 ///
 /// # Errors
 /// Every problem of every model, in one message.
-pub fn load(names: &[String], device: &Device) -> anyhow::Result<Vec<Arc<Model>>> {
+pub fn load(names: &[String], device: &Device, precision: Precision) -> anyhow::Result<Vec<Arc<Model>>> {
     if names.is_empty() {
         let default = BUILT_IN
             .first()
             .context("this binary has no model inside\n\nhint: name one with `--model DIR`")?;
-        return Ok(vec![Arc::new(from_binary(default, device)?)]);
+        return Ok(vec![Arc::new(from_binary(default, device, precision)?)]);
     }
     let mut models: Vec<Arc<Model>> = Vec::new();
     let mut problems = Vec::new();
     for name in names {
-        match load_one(name, device) {
+        match load_one(name, device, precision) {
             Ok(model) if models.iter().any(|other| other.id() == model.id()) => {
                 problems.push(format!(
                     "{name}: another model is already called `{}`",
@@ -74,13 +75,13 @@ pub fn load(names: &[String], device: &Device) -> anyhow::Result<Vec<Arc<Model>>
     Ok(models)
 }
 
-fn load_one(name: &str, device: &Device) -> anyhow::Result<Model> {
+fn load_one(name: &str, device: &Device, precision: Precision) -> anyhow::Result<Model> {
     if let Some(model) = BUILT_IN.iter().find(|model| model.id == name) {
-        return from_binary(model, device);
+        return from_binary(model, device, precision);
     }
     let path = Path::new(name);
     if path.is_dir() {
-        return Ok(Model::load_on(path, device)?);
+        return Ok(Model::load_in(path, device, precision)?);
     }
     let known: Vec<&str> = built_in_ids().collect();
     let near = nearest(name, known.iter().copied())
@@ -92,11 +93,11 @@ fn load_one(name: &str, device: &Device) -> anyhow::Result<Model> {
     )
 }
 
-fn from_binary(model: &BuiltIn, device: &Device) -> anyhow::Result<Model> {
+fn from_binary(model: &BuiltIn, device: &Device, precision: Precision) -> anyhow::Result<Model> {
     let unusable = || format!("the built-in model {} cannot be used", model.id);
     let language_model = LanguageModel::from_bytes(model.language_model).with_context(unusable)?;
-    let loaded =
-        Model::from_parts(model.config, model.tokens, model.weights, device).with_context(unusable)?;
+    let loaded = Model::from_parts_in(model.config, model.tokens, model.weights, device, precision)
+        .with_context(unusable)?;
     Ok(loaded.with_language_model(Arc::new(language_model)))
 }
 
@@ -178,7 +179,7 @@ mod tests {
 
     #[test]
     fn the_default_is_in_the_binary() {
-        let models = load(&[], &Device::Cpu).unwrap();
+        let models = load(&[], &Device::Cpu, Precision::F32).unwrap();
         assert_eq!(
             models.iter().map(|model| model.id()).collect::<Vec<_>>(),
             ["en-emformer"]
@@ -189,9 +190,13 @@ mod tests {
 
     #[test]
     fn unknown_names_are_all_reported_with_the_nearest_known_one() {
-        let error = load(&["en-emfromer".into(), "/no/such/directory".into()], &Device::Cpu)
-            .unwrap_err()
-            .to_string();
+        let error = load(
+            &["en-emfromer".into(), "/no/such/directory".into()],
+            &Device::Cpu,
+            Precision::F32,
+        )
+        .unwrap_err()
+        .to_string();
         assert!(error.contains("did you mean `en-emformer`?"), "{error}");
         assert!(error.contains("/no/such/directory: neither"), "{error}");
     }

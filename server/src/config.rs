@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use waxwing_model::precision::Precision;
 use waxwing_model::transcript;
 
 use crate::auth::Secret;
@@ -32,6 +33,8 @@ pub struct Config {
     pub hosts: Vec<String>,
     /// Where models run.
     pub device: DeviceChoice,
+    /// Numbers of the models' products.
+    pub precision: Precision,
     /// Worker threads; 0 is one for each core.
     pub threads: usize,
     /// Sessions at the same time; 0 is what warm-up measures.
@@ -59,6 +62,7 @@ impl Default for Config {
             origins: Vec::new(),
             hosts: Vec::new(),
             device: DeviceChoice::Auto,
+            precision: Precision::F32,
             threads: 0,
             slots: 0,
             backlog: Duration::from_secs(10),
@@ -114,6 +118,8 @@ pub const SETTINGS: &[Setting] = &[
         apply: |config, text| { config.hosts = list(&text.to_ascii_lowercase()); Ok(()) } },
     Setting { key: "device", value_name: "DEVICE", help: "Where models run: cpu, cuda (an NVIDIA GPU, by the binary waxwing-cuda beside this one), or auto: a GPU where one can be used [default: auto]",
         apply: |config, text| { config.device = text.parse()?; Ok(()) } },
+    Setting { key: "precision", value_name: "NUMBERS", help: "Numbers of the models' products on the CPU: f32, or int8 (faster, for the Emformers) [default: f32]",
+        apply: |config, text| { config.precision = text.parse()?; Ok(()) } },
     Setting { key: "threads", value_name: "N", help: "Worker threads; 0 is one for each core [default: 0]",
         apply: |config, text| { config.threads = in_range(text, 0, 1024)?; Ok(()) } },
     Setting { key: "slots", value_name: "N", help: "Sessions at the same time; 0 is what the machine is measured to run in real time [default: 0]",

@@ -10,5 +10,6 @@
 mod device;
 mod loader;
 mod parity;
+mod precision;
 mod promises;
 mod support;

@@ -33,7 +33,9 @@ fn engine() -> Arc<Engine> {
             ..EngineOptions::default()
         };
         Engine::start(
-            catalog::steppable(&catalog::load(&[], &Device::Cpu).unwrap()),
+            catalog::steppable(
+                &catalog::load(&[], &Device::Cpu, waxwing_model::precision::Precision::F32).unwrap(),
+            ),
             options,
         )
         .unwrap()

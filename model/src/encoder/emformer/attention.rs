@@ -3,18 +3,17 @@
 //! The order of keys does not matter, so a ring of left-context rows is read where it lies, and only those rows
 //! that have been written: nothing that an earlier owner or a NaN left behind can get in.
 
-use crate::encoder::kernels::{softmax_rows, vectorised};
+use crate::encoder::kernels::{Instructions, LANES, Lanes, LanesWork, softmax_rows};
 
 /// Queries that share the reading of a key or value.
 const QUERIES: usize = 4;
-/// Values of a vector register, in which the compiler keeps partial sums.
-const LANES: usize = 8;
 
 /// Sizes shared by all sessions of a layer.
 pub(super) struct Attention {
-    pub(super) dim: usize,
-    pub(super) num_heads: usize,
-    pub(super) negative_inf: f32,
+    dim: usize,
+    num_heads: usize,
+    negative_inf: f32,
+    instructions: Instructions,
 }
 
 /// One session's rows in one layer.
@@ -38,170 +37,222 @@ pub(super) struct AttentionRows<'a> {
 }
 
 impl Attention {
+    pub(super) fn new(dim: usize, num_heads: usize, negative_inf: f32) -> Self {
+        Self {
+            dim,
+            num_heads,
+            negative_inf,
+            instructions: Instructions::detect(),
+        }
+    }
+
     /// Writes `(num_queries, dim)`, the heads side by side, before the output projection.
     pub(super) fn run(&self, rows: &AttentionRows<'_>, scores: &mut Vec<f32>, output: &mut [f32]) {
         let dim = self.dim;
         let stride = 3 * dim;
-        let columns = rows.num_keys + rows.left_keys.len() / dim;
+        let num_left = rows.left_keys.len() / dim;
+        let columns = rows.num_keys + num_left;
         scores.resize(rows.num_queries * columns, 0.0);
         let scores = &mut scores[..rows.num_queries * columns];
         let head_dim = dim / self.num_heads;
+        let projected = |from: usize, count: usize| Rows {
+            data: &rows.projected[from.min(rows.projected.len())..],
+            stride,
+            count,
+        };
+        let left = |data| Rows {
+            data,
+            stride: dim,
+            count: num_left,
+        };
         for begin in (0..dim).step_by(head_dim) {
-            let head = begin..begin + head_dim;
-            let query = |index: usize| &rows.projected[(rows.first_query + index) * stride..][head.clone()];
-            let own = rows.projected.chunks_exact(stride).take(rows.num_keys);
-            let keys = own.clone().map(|row| &row[dim..]);
-            let keys = keys
-                .chain(rows.left_keys.chunks_exact(dim))
-                .map(|row| &row[head.clone()]);
-            let values = own.map(|row| &row[2 * dim..]);
-            let values = values
-                .chain(rows.left_values.chunks_exact(dim))
-                .map(|row| &row[head.clone()]);
-
-            vectorised(|| {
-                by_queries(
-                    rows.num_queries,
-                    Scores {
-                        query: &query,
-                        keys,
-                        columns,
-                        scores,
-                    },
-                )
+            self.instructions.run(Scores {
+                queries: projected(rows.first_query * stride, rows.num_queries),
+                keys: [projected(dim, rows.num_keys), left(rows.left_keys)],
+                begin,
+                head_dim,
+                columns,
+                scores,
             });
             if rows.has_summary {
                 let summary = (rows.num_queries - 1) * columns;
                 scores[summary..][..rows.num_memories].fill(self.negative_inf);
             }
             softmax_rows(scores, columns);
-            vectorised(|| {
-                by_queries(
-                    rows.num_queries,
-                    Mixture {
-                        weights: scores,
-                        columns,
-                        values,
-                        output: &mut output[begin..],
-                        stride: dim,
-                        head_dim,
-                    },
-                )
+            self.instructions.run(Mixture {
+                weights: scores,
+                columns,
+                values: [projected(2 * dim, rows.num_keys), left(rows.left_values)],
+                begin,
+                head_dim,
+                output,
+                stride: dim,
+                num_queries: rows.num_queries,
             });
         }
     }
 }
 
-/// Something done for a few queries at once.
-trait ForQueries {
-    /// Does it for the `N` queries from `first` on.
-    fn run<const N: usize>(&mut self, first: usize);
+/// Rows that begin `stride` apart.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    data: &'a [f32],
+    stride: usize,
+    count: usize,
 }
 
-#[inline(always)]
-fn by_queries(num_queries: usize, mut work: impl ForQueries) {
-    let mut first = 0;
-    while first + QUERIES <= num_queries {
-        work.run::<QUERIES>(first);
-        first += QUERIES;
-    }
-    match num_queries - first {
-        0 => {}
-        1 => work.run::<1>(first),
-        2 => work.run::<2>(first),
-        _ => work.run::<3>(first),
+impl<'a> Rows<'a> {
+    /// `width` values of a row, from its `begin`th on.
+    #[inline(always)]
+    fn part(&self, row: usize, begin: usize, width: usize) -> &'a [f32] {
+        &self.data[row * self.stride + begin..][..width]
     }
 }
 
-/// Products of queries and keys.
-struct Scores<'a, 's, Q, K> {
-    query: &'a Q,
-    /// One head's part of every key.
-    keys: K,
+/// Products of one head's queries and keys.
+struct Scores<'a> {
+    queries: Rows<'a>,
+    keys: [Rows<'a>; 2],
+    begin: usize,
+    head_dim: usize,
     columns: usize,
     /// `(queries, columns)`.
-    scores: &'s mut [f32],
+    scores: &'a mut [f32],
 }
 
-impl<'a, Q: Fn(usize) -> &'a [f32], K: Iterator<Item = &'a [f32]> + Clone> ForQueries
-    for Scores<'_, '_, Q, K>
-{
+impl LanesWork for Scores<'_> {
     #[inline(always)]
-    fn run<const N: usize>(&mut self, first: usize) {
-        let queries: [&[f32]; N] = std::array::from_fn(|index| (self.query)(first + index));
+    fn run<L: Lanes>(mut self, lanes: L) {
+        let num_queries = self.queries.count;
+        let mut first = 0;
+        while first + QUERIES <= num_queries {
+            self.some::<L, QUERIES>(lanes, first);
+            first += QUERIES;
+        }
+        for first in first..num_queries {
+            self.some::<L, 1>(lanes, first);
+        }
+    }
+}
+
+impl Scores<'_> {
+    #[inline(always)]
+    fn some<L: Lanes, const N: usize>(&mut self, lanes: L, first: usize) {
+        let whole = self.head_dim / LANES;
+        let queries: [&[f32]; N] =
+            std::array::from_fn(|index| self.queries.part(first + index, self.begin, self.head_dim));
+        let in_chunks: [&[[f32; LANES]]; N] =
+            std::array::from_fn(|index| &queries[index].as_chunks::<LANES>().0[..whole]);
         let scores = &mut self.scores[first * self.columns..][..N * self.columns];
-        for (column, key) in self.keys.clone().enumerate() {
-            let (chunks, rest) = key.as_chunks::<LANES>();
-            let whole = chunks.len();
-            let mut sums = [[0.0f32; LANES]; N];
-            let queries_in_chunks: [&[[f32; LANES]]; N] =
-                std::array::from_fn(|index| &queries[index].as_chunks::<LANES>().0[..whole]);
-            for chunk in 0..whole {
-                for (sums, query) in sums.iter_mut().zip(&queries_in_chunks) {
-                    for lane in 0..LANES {
-                        sums[lane] += query[chunk][lane] * chunks[chunk][lane];
+        let mut column = 0;
+        for keys in &self.keys {
+            for index in 0..keys.count {
+                let key = keys.part(index, self.begin, self.head_dim);
+                let (chunks, rest) = key.as_chunks::<LANES>();
+                let chunks = &chunks[..whole];
+                let mut sums = [lanes.splat(0.0); N];
+                for chunk in 0..whole {
+                    let key = lanes.load(&chunks[chunk]);
+                    for (sum, query) in sums.iter_mut().zip(&in_chunks) {
+                        *sum = lanes.mul_add(lanes.load(&query[chunk]), key, *sum);
                     }
                 }
-            }
-            for (index, sums) in sums.iter().enumerate() {
-                let tail = queries[index][whole * LANES..].iter().zip(rest);
-                let fours: [f32; 4] = std::array::from_fn(|lane| sums[lane] + sums[lane + 4]);
-                scores[index * self.columns + column] = (fours[0] + fours[2])
-                    + (fours[1] + fours[3])
-                    + tail.map(|(query, key)| query * key).sum::<f32>();
+                for (query, sum) in sums.into_iter().enumerate() {
+                    let sum = lanes.store(sum);
+                    let fours: [f32; 4] = std::array::from_fn(|lane| sum[lane] + sum[lane + 4]);
+                    let mut score = (fours[0] + fours[2]) + (fours[1] + fours[3]);
+                    for (query, key) in queries[query][whole * LANES..].iter().zip(rest) {
+                        score += query * key;
+                    }
+                    scores[query * self.columns + column] = score;
+                }
+                column += 1;
             }
         }
     }
 }
 
-/// Values, weighted and summed for each query.
-struct Mixture<'s, 'o, V> {
+/// One head's values, weighted and summed for each query.
+struct Mixture<'a> {
     /// `(queries, columns)`.
-    weights: &'s [f32],
+    weights: &'a [f32],
     columns: usize,
-    /// One head's part of every value.
-    values: V,
-    /// One head's part of the first query's row.
-    output: &'o mut [f32],
-    stride: usize,
+    values: [Rows<'a>; 2],
+    begin: usize,
     head_dim: usize,
+    /// `(queries, stride)`, all heads.
+    output: &'a mut [f32],
+    stride: usize,
+    num_queries: usize,
 }
 
-impl<'a, V: Iterator<Item = &'a [f32]> + Clone> Mixture<'_, '_, V> {
+impl LanesWork for Mixture<'_> {
     #[inline(always)]
-    fn panel<const N: usize, const WIDTH: usize>(&mut self, first: usize, begin: usize) {
+    fn run<L: Lanes>(mut self, lanes: L) {
+        let mut first = 0;
+        while first + QUERIES <= self.num_queries {
+            self.some::<L, QUERIES>(lanes, first);
+            first += QUERIES;
+        }
+        for first in first..self.num_queries {
+            self.some::<L, 1>(lanes, first);
+        }
+    }
+}
+
+impl Mixture<'_> {
+    #[inline(always)]
+    fn some<L: Lanes, const N: usize>(&mut self, lanes: L, first: usize) {
+        let end = self.begin + self.head_dim;
+        let mut at = self.begin;
+        while at + 2 * LANES <= end {
+            self.panel::<L, N, 2>(lanes, first, at);
+            at += 2 * LANES;
+        }
+        if at + LANES <= end {
+            self.panel::<L, N, 1>(lanes, first, at);
+            at += LANES;
+        }
+        for at in at..end {
+            for query in first..first + N {
+                let weights = &self.weights[query * self.columns..][..self.columns];
+                let [own, left] = &self.values;
+                let values = (0..own.count).map(|row| own.part(row, at, 1)[0]);
+                let values = values.chain((0..left.count).map(|row| left.part(row, at, 1)[0]));
+                self.output[query * self.stride + at] = weights
+                    .iter()
+                    .zip(values)
+                    .map(|(weight, value)| weight * value)
+                    .sum();
+            }
+        }
+    }
+
+    /// `N` queries by `WIDTH` registers of values.
+    #[inline(always)]
+    fn panel<L: Lanes, const N: usize, const WIDTH: usize>(&mut self, lanes: L, first: usize, at: usize) {
         let weights: [&[f32]; N] =
             std::array::from_fn(|index| &self.weights[(first + index) * self.columns..][..self.columns]);
-        let mut sums = [[0.0f32; WIDTH]; N];
-        for (column, value) in self.values.clone().take(self.columns).enumerate() {
-            let value = &value[begin..begin + WIDTH];
-            for (sums, weights) in sums.iter_mut().zip(&weights) {
-                let weight = weights[column];
-                for lane in 0..WIDTH {
-                    sums[lane] += weight * value[lane];
+        let mut sums = [[lanes.splat(0.0); WIDTH]; N];
+        let mut column = 0;
+        for values in &self.values {
+            for row in 0..values.count {
+                let chunks = values.part(row, at, WIDTH * LANES).as_chunks::<LANES>().0;
+                let value: [L::Eight; WIDTH] = std::array::from_fn(|index| lanes.load(&chunks[index]));
+                for (sums, weights) in sums.iter_mut().zip(&weights) {
+                    let weight = lanes.splat(weights[column]);
+                    for (sum, value) in sums.iter_mut().zip(value) {
+                        *sum = lanes.mul_add(weight, value, *sum);
+                    }
                 }
+                column += 1;
             }
         }
-        for (index, sums) in sums.iter().enumerate() {
-            self.output[(first + index) * self.stride + begin..][..WIDTH].copy_from_slice(sums);
-        }
-    }
-}
-
-impl<'a, V: Iterator<Item = &'a [f32]> + Clone> ForQueries for Mixture<'_, '_, V> {
-    #[inline(always)]
-    fn run<const N: usize>(&mut self, first: usize) {
-        let mut begin = 0;
-        while begin + 2 * LANES <= self.head_dim {
-            self.panel::<N, { 2 * LANES }>(first, begin);
-            begin += 2 * LANES;
-        }
-        if begin + LANES <= self.head_dim {
-            self.panel::<N, LANES>(first, begin);
-            begin += LANES;
-        }
-        for begin in begin..self.head_dim {
-            self.panel::<N, 1>(first, begin);
+        for (index, sums) in sums.into_iter().enumerate() {
+            let output = &mut self.output[(first + index) * self.stride + at..][..WIDTH * LANES];
+            for (chunk, sum) in output.as_chunks_mut::<LANES>().0.iter_mut().zip(sums) {
+                *chunk = lanes.store(sum);
+            }
         }
     }
 }
@@ -268,10 +319,10 @@ mod tests {
                 let num_keys = num_memories + queries.max(1 + context) - usize::from(has_summary);
                 let projected = noise((num_keys + queries) * 3 * dim, dim);
                 let (left_keys, left_values) = (noise(left * dim, 2), noise(left * dim, 3));
-                let attention = Attention {
-                    dim,
-                    num_heads,
-                    negative_inf: -1e8,
+                let detected = Attention::new(dim, num_heads, -1e8);
+                let plain = Attention {
+                    instructions: Instructions::Plain,
+                    ..Attention::new(dim, num_heads, -1e8)
                 };
                 let rows = AttentionRows {
                     projected: &projected,
@@ -283,13 +334,13 @@ mod tests {
                     left_keys: &left_keys,
                     left_values: &left_values,
                 };
-                let mut output = vec![f32::NAN; queries * dim];
-                attention.run(&rows, &mut vec![f32::NAN; 3], &mut output);
-                for (found, exact) in output.iter().zip(exact(&attention, &rows)) {
-                    assert!(
-                        (f64::from(*found) - exact).abs() < 1e-5,
-                        "{dim} {num_heads} {queries}"
-                    );
+                for attention in [detected, plain] {
+                    let mut output = vec![f32::NAN; queries * dim];
+                    attention.run(&rows, &mut vec![f32::NAN; 3], &mut output);
+                    for (found, exact) in output.iter().zip(exact(&attention, &rows)) {
+                        let off = (f64::from(*found) - exact).abs();
+                        assert!(off < 1e-5, "{dim} {num_heads} {queries}: {off}");
+                    }
                 }
             }
         }

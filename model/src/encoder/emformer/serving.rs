@@ -135,11 +135,7 @@ impl Emformer {
         Ok(Self {
             geometry: geometry(config),
             layout,
-            attention: Attention {
-                dim,
-                num_heads: encoder.num_heads,
-                negative_inf: encoder.negative_inf as f32,
-            },
+            attention: Attention::new(dim, encoder.num_heads, encoder.negative_inf as f32),
             stem,
             layers: (0..encoder.num_layers).map(layer).collect::<Result<_, _>>()?,
             norm: match encoder.output_norm {

@@ -72,7 +72,7 @@ impl Target<'_> {
 
 /// How tiles are computed on this processor.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Instructions {
+pub(crate) enum Instructions {
     /// AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2(V3),
@@ -82,7 +82,7 @@ pub(super) enum Instructions {
 
 impl Instructions {
     /// The best that the processor has.
-    pub(super) fn detect() -> Self {
+    pub(crate) fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         if let Some(simd) = V3::try_new() {
             return Self::Avx2(simd);
