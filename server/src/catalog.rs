@@ -46,11 +46,19 @@ pub fn built_in_ids() -> impl Iterator<Item = &'static str> {
     BUILT_IN.iter().map(|model| model.id)
 }
 
-/// Loads models by id or directory to run on a device, in a precision; the built-in default when none is named.
+/// Loads models by id or directory to run on a device; the built-in default when none is named.
 ///
 /// # Errors
 /// Every problem of every model, in one message.
-pub fn load(names: &[String], device: &Device, precision: Precision) -> anyhow::Result<Vec<Arc<Model>>> {
+pub fn load(names: &[String], device: &Device) -> anyhow::Result<Vec<Arc<Model>>> {
+    load_in(names, device, Precision::F32)
+}
+
+/// As [`load`], in a precision.
+///
+/// # Errors
+/// Also for a precision that a model or the device does not have.
+pub fn load_in(names: &[String], device: &Device, precision: Precision) -> anyhow::Result<Vec<Arc<Model>>> {
     if names.is_empty() {
         let default = BUILT_IN
             .first()
@@ -179,7 +187,7 @@ mod tests {
 
     #[test]
     fn the_default_is_in_the_binary() {
-        let models = load(&[], &Device::Cpu, Precision::F32).unwrap();
+        let models = load(&[], &Device::Cpu).unwrap();
         assert_eq!(
             models.iter().map(|model| model.id()).collect::<Vec<_>>(),
             ["en-emformer"]
@@ -190,13 +198,9 @@ mod tests {
 
     #[test]
     fn unknown_names_are_all_reported_with_the_nearest_known_one() {
-        let error = load(
-            &["en-emfromer".into(), "/no/such/directory".into()],
-            &Device::Cpu,
-            Precision::F32,
-        )
-        .unwrap_err()
-        .to_string();
+        let error = load(&["en-emfromer".into(), "/no/such/directory".into()], &Device::Cpu)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("did you mean `en-emformer`?"), "{error}");
         assert!(error.contains("/no/such/directory: neither"), "{error}");
     }

@@ -39,7 +39,7 @@ pub(super) fn doctor(matches: &ArgMatches) -> Outcome {
             Err(reason) => format!("the CPU ({reason:#})"),
         },
     );
-    match catalog::load(&config.models, &Device::Cpu, config.precision) {
+    match catalog::load_in(&config.models, &Device::Cpu, config.precision) {
         Ok(models) => {
             for model in models {
                 let options = serve::engine_options_for(&config, &Device::Cpu, &[Arc::clone(&model)]);

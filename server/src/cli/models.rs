@@ -6,7 +6,6 @@ use clap::Args;
 
 use super::Outcome;
 use waxwing_model::device::Device;
-use waxwing_model::precision::Precision;
 
 use crate::catalog;
 
@@ -28,7 +27,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         arguments.names.clone()
     };
     let mut out = std::io::stdout().lock();
-    for model in catalog::load(&names, &Device::Cpu, Precision::F32)? {
+    for model in catalog::load(&names, &Device::Cpu)? {
         let (geometry, latency) = (model.geometry(), catalog::latency(&model));
         let state_kib = model.new_state().values.len() * size_of::<f32>() / 1024;
         if arguments.json {

@@ -132,7 +132,7 @@ async fn start(config: &Config, device: Device) -> anyhow::Result<App> {
     let metrics = Metrics::install()?;
     let (engine, models) = tokio::task::spawn_blocking(move || {
         let config = config_of_engine;
-        let models = catalog::load(&config.models, &device, config.precision)?;
+        let models = catalog::load_in(&config.models, &device, config.precision)?;
         let options = engine_options_for(&config, &device, &models);
         let engine = Engine::start(catalog::steppable(&models), options)?;
         anyhow::Ok((engine, models))

@@ -95,7 +95,7 @@ pub(super) fn run(arguments: Arguments, matches: &ArgMatches) -> Outcome {
             anyhow::anyhow!("`--formatted` goes with `-f txt` and `-f json`: subtitles show spoken words");
         return Err(Failure::Usage(error));
     }
-    let models = catalog::load(&config.models, &device, config.precision)?;
+    let models = catalog::load_in(&config.models, &device, config.precision)?;
     let model = models.first().context("no model")?;
     let fields: Vec<HotwordField> = arguments
         .hotwords

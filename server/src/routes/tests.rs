@@ -33,9 +33,7 @@ fn engine() -> Arc<Engine> {
             ..EngineOptions::default()
         };
         Engine::start(
-            catalog::steppable(
-                &catalog::load(&[], &Device::Cpu, waxwing_model::precision::Precision::F32).unwrap(),
-            ),
+            catalog::steppable(&catalog::load(&[], &Device::Cpu).unwrap()),
             options,
         )
         .unwrap()
