@@ -205,7 +205,7 @@ fn encode_runs_a_plain_emformer_in_both_modes() {
     let error = encoder.encode(&features, &[13, 1], Mode::Whole).unwrap_err();
     expect(
         &error.to_string(),
-        &["lengths: expected at most 12 frames, found 13"],
+        &["lengths: expected 1 to 12 frames, the look-ahead not counted, found 13"],
     );
     let error = encoder
         .encode(&features.narrow(2, 0, 7).unwrap(), &[1, 1], Mode::Streaming)
