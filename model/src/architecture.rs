@@ -20,6 +20,7 @@ use crate::loader::{Expected, Weights};
 use crate::module::EncoderModule;
 use crate::precision::Precision;
 use crate::transducer::{self, TransducerEncoder, TransducerModule};
+use crate::vad::VadModule;
 
 /// Reports every contradiction in the sizes: `require(holds, "encoder.field: expected …, found …")`.
 pub(crate) fn problems(encoder: &EncoderConfig, require: &mut dyn FnMut(bool, String)) {
@@ -224,6 +225,14 @@ pub fn offline_encoder(
 /// # Errors
 /// [`ModelError::Invalid`] for missing tensors.
 pub fn module(config: &Config, weights: &Weights) -> Result<Box<dyn Module>, ModelError> {
+    let module = bare_module(config, weights)?;
+    Ok(match &config.vad {
+        Some(decision) => Box::new(VadModule::new(module, decision, config, weights)?),
+        None => module,
+    })
+}
+
+fn bare_module(config: &Config, weights: &Weights) -> Result<Box<dyn Module>, ModelError> {
     Ok(match &config.encoder {
         EncoderConfig::Emformer(_) | EncoderConfig::WhisperEmformer(_) => {
             Box::new(EncoderModule::new(config, weights)?)

@@ -254,12 +254,14 @@ def attentional_rnn_decoder(draw, dtype, clones):
                  input_size=draw.randint(2, 6), scaling=draw.choice([1.0, 1.5]))
     sizes |= dict(channels=draw.randint(1, 3), kernel_size=draw.randint(1, 3)) if attention == "location" else {}
     cell = draw.choice(["rnn", "gru", "lstm"])
+    # The key-value attention's scale is a root in f32, whatever the model's type.
+    conversion, torch.Tensor.float = torch.Tensor.float, lambda tensor: tensor.to(torch.float32)
     model = randomise(source.AttentionalRNNDecoder(cell, attention, nonlinearity="relu", **sizes).to(dtype), 0.4)
     batch, steps, frames = draw.randint(1, 3), draw.randint(1, 6), draw.randint(2, 12)
     inputs, encoded = torch.randn(batch, steps, sizes["input_size"]), torch.randn(batch, frames, sizes["enc_dim"])
     relative = torch.tensor([draw.uniform(0.3, 1.0) for _ in range(batch - 1)] + [1.0])
     # The first weights of the location-aware attention go through `float`.
-    conversion, torch.Tensor.float = torch.Tensor.float, lambda tensor: tensor.to(dtype)
+    torch.Tensor.float = lambda tensor: tensor.to(dtype)
     output, weights = model(inputs, encoded, relative)
     torch.Tensor.float = conversion
     settings = {"scaling": sizes["scaling"]} | ({"nonlinearity": "relu"} if cell == "rnn" else {})
@@ -294,8 +296,11 @@ def csr_convnet(draw, dtype, clones):
     model = randomise(original(clones["csr"], commit, "cnn_model.py", "cnn_model").ConvNet2().to(dtype), 0.03)
     lengths = sorted((draw.randint(9, 60) for _ in range(draw.randint(1, 3))), reverse=True)
     features = torch.randn(len(lengths), lengths[0], 70)
-    # One by one: in a batch the original's convolutions see what padding became.
+    # Its lengths are computed in f32. One by one: in a batch its convolutions see what padding became.
+    torch.set_default_dtype(torch.float32)
+    conversion, torch.Tensor.float = torch.Tensor.float, lambda tensor: tensor.to(torch.float32)
     alone = [model(row[None, :length].transpose(1, 2)[:, None], torch.tensor([length]))[0][:, 0] for row, length in zip(features, lengths)]
+    torch.Tensor.float = conversion
     return Case("csr-convnet", weights_of(model), {}, {}, features, lengths, {"log_probs": alone})
 
 

@@ -263,7 +263,9 @@ impl Original {
             .and_then(|encoder| encoder.get(width));
         let inputs = inputs.and_then(Value::as_u64).unwrap_or(0);
         let num_mels = setting("n_mels", json!(80));
-        let stacked = num_mels.as_u64().filter(|&mels| mels > 0 && inputs % mels == 0);
+        let stacked = num_mels
+            .as_u64()
+            .filter(|&mels| mels > 0 && inputs.is_multiple_of(mels));
         let Some(stack) = stacked.map(|mels| inputs / mels).filter(|&stack| stack > 0) else {
             return Err(invalid(format!(
                 "encoder.{width}: expected a multiple of n_mels ({num_mels}), found {inputs}"

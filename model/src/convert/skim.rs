@@ -3,6 +3,7 @@
 use serde_json::{Map, json};
 
 use super::{Converted, Kind, Options, Tensors, count_layers, dimension, without_prefix};
+use crate::encoder::csr::PHONEMES;
 use crate::error::ModelError;
 
 pub(super) const SKIM: Kind = Kind {
@@ -85,5 +86,13 @@ fn csr(tensors: Tensors, options: &Options) -> Result<Converted, ModelError> {
     converted
         .config
         .insert("features".into(), json!({"type": "csr_spectrogram"}));
+    if options.tokens.is_none() {
+        let spellings = PHONEMES.iter().map(|class| match *class {
+            "_" => "<blank>\n".to_owned(),
+            " " => "▁\n".to_owned(),
+            phoneme => format!("{phoneme}\n"),
+        });
+        converted.tokens = Some(spellings.collect());
+    }
     Ok(converted)
 }

@@ -4,7 +4,9 @@
 //! probabilities → [`SpeechDetector`]. Its model directory is like every other, with `"vad"` in `config.json`.
 
 mod detector;
+mod module;
 mod stream;
 
 pub use detector::{DetectMode, SpeechDetector, SpeechEvent, VadConfig};
+pub use module::VadModule;
 pub use stream::{VadModel, VadStream};

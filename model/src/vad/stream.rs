@@ -39,6 +39,15 @@ impl VadModel {
     /// [`ModelError::Invalid`] with every problem found.
     pub fn from_parts(config_json: &str, safetensors: &[u8]) -> Result<Self, ModelError> {
         let config = Config::from_json(config_json)?;
+        let expected = architecture::encoder_tensors(&config.encoder);
+        Self::new(&config, &Weights::from_safetensors(safetensors, &expected)?)
+    }
+
+    /// Builds it of a configuration and its weights.
+    ///
+    /// # Errors
+    /// [`ModelError::Invalid`] with every problem found.
+    pub fn new(config: &Config, weights: &Weights) -> Result<Self, ModelError> {
         let mut problems = Vec::new();
         let mut require = |holds: bool, problem: String| {
             if !holds {
@@ -71,19 +80,22 @@ impl VadModel {
                 require(false, format!("features: {error}"));
             }
         }
-        let weights =
-            Weights::from_safetensors(safetensors, &architecture::encoder_tensors(&config.encoder))?;
         let (Some(vad), Some(features), true) =
             (config.vad.clone(), config.features.clone(), problems.is_empty())
         else {
             return Err(ModelError::Invalid { problems });
         };
         Ok(Self {
-            encoder: architecture::streaming_encoder(&config, &weights, &Device::Cpu)?,
+            encoder: architecture::streaming_encoder(config, weights, &Device::Cpu)?,
             features,
             sample_rate_hz: config.sample_rate,
             config: vad,
         })
+    }
+
+    /// Rate that its features are made at.
+    pub fn sample_rate_hz(&self) -> u32 {
+        self.sample_rate_hz
     }
 
     /// How it decides.

@@ -6,7 +6,7 @@ use candle_core::{DType, Tensor};
 use serde_json::Value;
 use waxwing_model::convert::Options;
 use waxwing_model::encode::{Encoder, Mode};
-use waxwing_model::vad::VadModel;
+use waxwing_model::vad::{SpeechEvent, VadModel};
 use waxwing_model::{Config, ModelError, module};
 
 use crate::support::{Case, Scratch, convert, folder, kind};
@@ -118,6 +118,33 @@ fn a_voice_activity_model_has_its_files_settings() {
     stream.push(&[0.1; 8_000], &mut events).unwrap();
     stream.finish(&mut events).unwrap();
     assert!(!stream.is_speaking());
+
+    // `run` hears sound, too, and decides on the network's probabilities.
+    let module = module::load(&scratch.0.join(case.name())).unwrap();
+    let run = |inputs: &[(&str, Tensor)]| {
+        let inputs = inputs
+            .iter()
+            .map(|(name, tensor)| ((*name).to_owned(), tensor.clone()));
+        module.run(&inputs.collect())
+    };
+    let device = candle_core::Device::Cpu;
+    let samples = Tensor::full(0.1f32, 8_000, &device).unwrap();
+    let rate = Tensor::new(&[8_000i64], &device).unwrap();
+    let found = run(&[("samples", samples.clone()), ("sample_rate", rate)]).unwrap();
+    let expected: Vec<i64> = events
+        .iter()
+        .map(|event| match event {
+            SpeechEvent::Start(time) | SpeechEvent::End(time) => *time as i64,
+        })
+        .collect();
+    let segments = found["segments"].flatten_all().unwrap();
+    assert_eq!(segments.to_vec1::<i64>().unwrap(), expected);
+    let input = case.tensor("features").narrow(0, 0, 1).unwrap();
+    assert!(run(&[("input", input)]).unwrap().contains_key("segments"));
+    let error = run(&[("samples", samples.reshape((2, 4_000)).unwrap())])
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("samples: expected 1 dimension"), "{error}");
 
     let changed = |from: &str, to: &str| {
         let original = std::fs::read_to_string(case.options().original_config.unwrap()).unwrap();

@@ -8,25 +8,13 @@ use serde_json::{Map, Value};
 use waxwing_model::convert::{KINDS, Kind, Options, Tensors, checkpoint, convert_file};
 use waxwing_model::{Config, ModelError};
 
+#[path = "../support/scratch.rs"]
+mod scratch;
+
+pub(crate) use self::scratch::Scratch;
+
 pub(crate) fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/checkpoints")
-}
-
-/// A directory that is gone at the end of its test.
-pub(crate) struct Scratch(pub(crate) PathBuf);
-
-impl Scratch {
-    pub(crate) fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("waxwing-convert-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 pub(crate) fn kind(name: &str) -> &'static Kind {

@@ -6,39 +6,19 @@ use candle_core::{DType, Device, Tensor};
 use waxwing_model::Config;
 use waxwing_model::architecture::{expected_tensors, streaming_encoder};
 use waxwing_model::config::EncoderConfig;
+use waxwing_model::encoder::StreamingEncoder;
 use waxwing_model::encoder::emformer::{EmformerConfig, Reference};
 use waxwing_model::encoder::head::CtcHead;
-use waxwing_model::encoder::{StateCache, StepRow, StreamingEncoder};
 use waxwing_model::loader::Weights;
 
-/// A small deterministic generator (xorshift64*), so that a failure repeats.
-pub(crate) struct Random(u64);
+#[path = "../support/random.rs"]
+mod random;
 
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
+#[path = "../support/session.rs"]
+mod session;
 
-    pub(crate) fn bits(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    pub(crate) fn below(&mut self, limit: usize) -> usize {
-        (self.bits() >> 33) as usize % limit
-    }
-
-    /// Uniform, with variance 1.
-    pub(crate) fn value(&mut self) -> f32 {
-        ((self.bits() >> 40) as f32 / (1 << 24) as f32 - 0.5) * 12f32.sqrt()
-    }
-
-    pub(crate) fn values(&mut self, count: usize) -> Vec<f32> {
-        (0..count).map(|_| self.value()).collect()
-    }
-}
+pub(crate) use self::random::Random;
+pub(crate) use self::session::{Session, alone, features_for, step};
 
 pub(crate) fn serialise(tensors: &HashMap<String, Tensor>) -> Vec<u8> {
     safetensors::serialize(tensors, None).unwrap()
@@ -101,68 +81,6 @@ pub(crate) fn executors(config: &Config, seed: u64) -> (Box<dyn StreamingEncoder
         head: classes.map(|_| CtcHead::new(&weights).unwrap()),
     };
     (streaming_encoder(config, &weights, &Device::Cpu).unwrap(), whole)
-}
-
-/// A session and the features that it will hear.
-pub(crate) struct Session<'a> {
-    pub(crate) state: StateCache,
-    pub(crate) output: Vec<f32>,
-    /// All outputs so far.
-    pub(crate) heard: Vec<f32>,
-    features: &'a [f32],
-}
-
-impl<'a> Session<'a> {
-    pub(crate) fn new(encoder: &dyn StreamingEncoder, features: &'a [f32]) -> Self {
-        Self {
-            state: encoder.new_state(),
-            output: Vec::new(),
-            heard: Vec::new(),
-            features,
-        }
-    }
-}
-
-/// Steps the sessions as one batch.
-pub(crate) fn step(encoder: &dyn StreamingEncoder, sessions: &mut [&mut Session<'_>]) {
-    let width = encoder.geometry().num_features;
-    let mut rows: Vec<StepRow<'_>> = sessions
-        .iter_mut()
-        .map(|session| {
-            let needed = encoder.geometry().frames_needed(session.state.steps) * width;
-            let (features, rest) = session.features.split_at(needed);
-            session.features = rest;
-            StepRow {
-                state: &mut session.state,
-                features,
-                output: &mut session.output,
-            }
-        })
-        .collect();
-    encoder.step(&mut rows).unwrap();
-    drop(rows);
-    for session in sessions {
-        session.heard.extend_from_slice(&session.output);
-    }
-}
-
-/// What a session that is alone in every step hears in `num_steps` steps.
-pub(crate) fn alone(encoder: &dyn StreamingEncoder, features: &[f32], num_steps: usize) -> Vec<f32> {
-    let mut session = Session::new(encoder, features);
-    for _ in 0..num_steps {
-        step(encoder, &mut [&mut session]);
-    }
-    session.heard
-}
-
-/// Feature values for `num_steps` steps.
-pub(crate) fn features_for(
-    encoder: &dyn StreamingEncoder,
-    num_steps: usize,
-    random: &mut Random,
-) -> Vec<f32> {
-    let geometry = encoder.geometry();
-    random.values((num_steps * geometry.segment_frames + geometry.lookahead_frames) * geometry.num_features)
 }
 
 pub(crate) fn max_difference(left: &[f32], right: &[f32]) -> f32 {

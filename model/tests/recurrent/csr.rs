@@ -190,6 +190,10 @@ fn a_file_of_torch_save_converts_and_runs() {
     let kind = KINDS.iter().find(|kind| kind.name == "csr-convnet").unwrap();
     let model = scratch.0.join("model");
     convert_file(kind, &checkpoint, &Options::default(), &model).unwrap();
+    // Its classes are spelled, so that its log-probs can be decoded.
+    let tokens = std::fs::read_to_string(model.join("tokens.txt")).unwrap();
+    assert_eq!(tokens.lines().take(3).collect::<Vec<_>>(), ["<blank>", "▁", "AA"]);
+    assert_eq!(tokens.lines().count(), PHONEMES.len());
     let golden = Golden::read("csr");
     let inputs = BTreeMap::from([
         ("features".to_owned(), golden.tensor("features")),

@@ -10,28 +10,20 @@ use waxwing_model::config::Config;
 use waxwing_model::encoder::Module;
 use waxwing_model::loader::Weights;
 
+#[path = "../support/random.rs"]
+mod random;
+
+#[path = "../support/scratch.rs"]
+mod scratch;
+
+pub(crate) use self::random::Random;
+pub(crate) use self::scratch::Scratch;
+
 pub(crate) const F32_TOLERANCE: f64 = 1e-5;
 pub(crate) const F64_TOLERANCE: f64 = 1e-10;
 
 pub(crate) fn golden_folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden")
-}
-
-/// A directory that is gone at the end of its test.
-pub(crate) struct Scratch(pub(crate) PathBuf);
-
-impl Scratch {
-    pub(crate) fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("waxwing-recurrent-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 /// `tests/golden/NAME.safetensors` and `NAME.json`.
@@ -168,31 +160,6 @@ impl Worst {
         for (kind, most) in &self.0 {
             println!("{what} {kind}: at most {most:.1e} from the original");
         }
-    }
-}
-
-/// A small deterministic generator (xorshift64*), so that a failure repeats.
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(crate) fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % limit
-    }
-
-    /// Uniform, with variance 1.
-    pub(crate) fn value(&mut self) -> f32 {
-        (self.below(1 << 24) as f32 / (1 << 24) as f32 - 0.5) * 12f32.sqrt()
-    }
-
-    pub(crate) fn values(&mut self, count: usize) -> Vec<f32> {
-        (0..count).map(|_| self.value()).collect()
     }
 }
 
