@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! cargo run --release --example decoding_report -- MODEL_DIR CLIPS_DIR [--picture OUT.svg] [--words OUT.tsv] [--settle-ms N] [--max-distance X]
+//!     [--language-model FILE]
 //! ```
 //!
 //! `CLIPS_DIR` holds audio files and `text.tsv`: on each line a file name, a tab, and what is said in it. The encoder runs once
@@ -19,16 +20,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use clips::Clip;
+use clips::{Clip, stability};
 use waxwing_model::evaluation::{Edit, ErrorCounts, ErrorRate, Improvement, align, normalise, percentile};
+use waxwing_model::language_model::LanguageModel;
 use waxwing_model::model::Model;
-use waxwing_model::transcript::{Decoding, Transcriber, TranscriberOptions, Utterance};
+use waxwing_model::transcript::{Decoding, TranscriberOptions, Utterance};
 
 const WIDTHS: [usize; 6] = [1, 4, 8, 16, 32, 64];
 const BINS: usize = 10;
 const RESAMPLES: u64 = 1000;
-/// Output frames that are handed over at once when stability is measured.
-const STRIDE: usize = 4;
 
 /// A recognised word: how sure the decoder was, and whether it is right.
 #[derive(Debug, Clone, Copy)]
@@ -57,34 +57,11 @@ fn options(decoding: Decoding) -> TranscriberOptions {
 }
 
 fn decode(model: &Model, log_probs: &[f32], decoding: Decoding) -> Vec<Utterance> {
-    let tokens = Arc::clone(model.tokens());
-    let mut transcriber = Transcriber::new(tokens, model.output_frame_seconds(), options(decoding));
+    let mut transcriber = model.transcriber(options(decoding));
     let mut finals = Vec::new();
     transcriber.accept(log_probs, &mut finals);
     finals.extend(transcriber.finish());
     finals
-}
-
-/// For each word that became stable before its final, and for each final's remaining words: frames since its end.
-fn stability(model: &Model, log_probs: &[f32], decoding: Decoding) -> Vec<f64> {
-    let tokens = Arc::clone(model.tokens());
-    let classes = tokens.len();
-    let mut transcriber = Transcriber::new(tokens, model.output_frame_seconds(), options(decoding));
-    let (mut delays, mut known, mut finals) = (Vec::new(), 0, Vec::new());
-    for frames in log_probs.chunks(STRIDE * classes) {
-        transcriber.accept(frames, &mut finals);
-        let now = transcriber.frames_seen() as f64;
-        for last in finals.drain(..) {
-            delays.extend(last.words.iter().skip(known).map(|word| now - word.end as f64));
-            known = 0;
-        }
-        if let Some(partial) = transcriber.partial() {
-            let stable = partial.words.get(known..partial.stable_words).unwrap_or_default();
-            delays.extend(stable.iter().map(|word| now - word.end as f64));
-            known = known.max(partial.stable_words);
-        }
-    }
-    delays
 }
 
 fn outcome(model: &Model, clips: &[Clip], heard: &[Vec<f32>], decoding: Decoding) -> Outcome {
@@ -101,7 +78,7 @@ fn outcome(model: &Model, clips: &[Clip], heard: &[Vec<f32>], decoding: Decoding
         seconds,
         stable_after: heard
             .iter()
-            .flat_map(|log_probs| stability(model, log_probs, decoding))
+            .flat_map(|log_probs| stability(model, log_probs, &options(decoding)))
             .collect(),
     };
     for (clip, utterances) in clips.iter().zip(&decoded) {
@@ -345,6 +322,7 @@ fn picture(curves: &[(&str, &str, Vec<Judged>)]) -> Result<String, std::fmt::Err
 fn main() -> Result<(), Box<dyn Error>> {
     let (mut paths, mut picture_file, mut words_file) = (Vec::new(), None, None);
     let mut settings = Decoding::default();
+    let mut language_model = None;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
@@ -356,11 +334,19 @@ fn main() -> Result<(), Box<dyn Error>> {
             "--max-distance" => {
                 settings.max_distance = arguments.next().ok_or("--max-distance needs a number")?.parse()?;
             }
+            "--language-model" => {
+                let file = PathBuf::from(arguments.next().ok_or("--language-model needs a file")?);
+                language_model = Some(Arc::new(LanguageModel::load(&file)?));
+                settings = Decoding::with_language_model();
+            }
             _ => paths.push(PathBuf::from(argument)),
         }
     }
     let [model, clips] = <[PathBuf; 2]>::try_from(paths).map_err(|_| "expected MODEL_DIR and CLIPS_DIR")?;
-    let model = Model::load(&model)?;
+    let mut model = Model::load(&model)?;
+    if let Some(language_model) = language_model {
+        model = model.with_language_model(language_model);
+    }
     let clips = Clip::read_all(&clips)?;
     let begin = Instant::now();
     let heard = clips

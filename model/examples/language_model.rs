@@ -3,11 +3,13 @@
 //! ```text
 //! cargo run --release --example language_model -- convert ARPA OUT
 //! cargo run --release --example language_model -- report MODEL_DIR CLIPS_DIR LANGUAGE_MODEL [--width N]
+//! cargo run --release --example language_model -- tradeoff MODEL_DIR CLIPS_DIR LANGUAGE_MODEL
 //! ```
 //!
 //! `CLIPS_DIR` is as for `decoding_report`. The report chooses weight and word bonus on the even clips (counted from 0) and shows the
-//! odd ones and all. Its hotwords are every second one, by alphabet, of the words of at least seven letters in the transcripts; one list for all
-//! clips. It is Markdown.
+//! odd ones and all. Its hotwords are every second one, by alphabet, of the words of at least seven letters in the transcripts, its phrases every
+//! fourth pair of neighbouring words; one list for all clips. `tradeoff` shows errors, time and how late words are stable, over the width of the beam, when
+//! it settles, and the width of the second pass. Both are Markdown.
 #![expect(clippy::print_stdout, reason = "the report is the output")]
 
 mod clips;
@@ -18,18 +20,39 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use clips::Clip;
+use clips::{Clip, stability};
 use waxwing_model::ctc::{Hotword, Hotwords};
-use waxwing_model::evaluation::{Edit, ErrorCounts, ErrorRate, Improvement, align, normalise};
+use waxwing_model::evaluation::{Edit, ErrorCounts, ErrorRate, Improvement, align, normalise, percentile};
 use waxwing_model::language_model::LanguageModel;
 use waxwing_model::model::Model;
 use waxwing_model::transcript::{Decoding, Transcriber, TranscriberOptions};
 
-const WEIGHTS: [f32; 6] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.7];
-const BONUSES: [f32; 6] = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0];
+const WEIGHTS: [f32; 6] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6];
+const BONUSES: [f32; 5] = [0.0, 1.0, 2.0, 3.0, 4.0];
+const UNKNOWN: [f32; 4] = [-5.0, -10.0, -15.0, -20.0];
+/// Width, settle_ms, width of the second pass.
+const TRADEOFF: [(usize, u32, usize); 16] = [
+    (1, 1000, 0),
+    (4, 1000, 0),
+    (8, 500, 0),
+    (8, 1000, 0),
+    (8, 1500, 0),
+    (16, 500, 0),
+    (16, 1000, 0),
+    (16, 1500, 0),
+    (32, 500, 0),
+    (32, 1000, 0),
+    (32, 1500, 0),
+    (64, 1000, 0),
+    (64, 1500, 0),
+    (8, 1000, 64),
+    (32, 1000, 64),
+    (32, 1000, 128),
+];
 const BOOSTS: [f32; 8] = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0];
 const HOTWORD_LETTERS: usize = 7;
 const SILENCE_SECONDS: usize = 3;
+const PHRASE_LETTERS: usize = 8;
 
 struct Bench {
     model: Model,
@@ -71,20 +94,105 @@ impl Bench {
         let (mut found, mut spoken, mut damage) = (0, 0, 0);
         for (clip, text) in self.clips.iter().zip(texts) {
             let reference = normalise(&clip.reference);
-            spoken += reference.iter().filter(|word| hotwords.contains(*word)).count();
+            let mut is_right = vec![false; reference.len()];
+            let mut insertions = 0;
             for edit in align(&reference, text) {
                 match edit {
-                    Edit::Match { reference: at, .. } => {
-                        found += usize::from(hotwords.contains(&reference[at]))
-                    }
-                    Edit::Substitution { reference: at, .. } | Edit::Deletion { reference: at } => {
-                        damage += usize::from(!hotwords.contains(&reference[at]));
-                    }
-                    Edit::Insertion { .. } => damage += 1,
+                    Edit::Match { reference: at, .. } => is_right[at] = true,
+                    Edit::Insertion { .. } => insertions += 1,
+                    Edit::Substitution { .. } | Edit::Deletion { .. } => {}
                 }
             }
+            let mut is_other = vec![true; reference.len()];
+            for length in 1..=2 {
+                for (from, words) in reference.windows(length).enumerate() {
+                    if hotwords.contains(&words.join(" ")) {
+                        spoken += 1;
+                        found += usize::from(is_right[from..from + length].iter().all(|&right| right));
+                        is_other[from..from + length].fill(false);
+                    }
+                }
+            }
+            let wrong = is_other
+                .iter()
+                .zip(&is_right)
+                .filter(|&(&other, &right)| other && !right);
+            damage += insertions + wrong.count();
         }
         (found as f64 / spoken.max(1) as f64, spoken, damage)
+    }
+
+    fn load(model: &Path, clips: &Path) -> Result<Self, Box<dyn Error>> {
+        let model = Model::load(model)?;
+        let clips = Clip::read_all(clips)?;
+        let heard = clips
+            .iter()
+            .map(|clip| clip.hear(&model, SILENCE_SECONDS))
+            .collect::<Result<Vec<_>, _>>()?;
+        let audio_seconds = clips
+            .iter()
+            .map(|clip| clip.seconds() + SILENCE_SECONDS as f64)
+            .sum();
+        Ok(Self {
+            model,
+            clips,
+            heard,
+            audio_seconds,
+        })
+    }
+}
+
+/// How many points better, with its interval and probability.
+fn gain(one: &[ErrorCounts], other: &[ErrorCounts]) -> String {
+    let Improvement {
+        difference,
+        low,
+        high,
+        probability,
+    } = Improvement::between(one, other);
+    format!(
+        "{:.1} ({:.1} to {:.1}; {:.1} %)",
+        100.0 * difference,
+        100.0 * low,
+        100.0 * high,
+        100.0 * probability
+    )
+}
+
+fn tradeoff(bench: &Bench, language_model: &Arc<LanguageModel>) {
+    let mut first: Option<Vec<ErrorCounts>> = None;
+    println!(
+        "| width | settles after, ms | second pass | word errors | better than the first row by, points | real-time factor | stable after, s: median (p95) |\n|---|---|---|---|---|---|---|"
+    );
+    for (beam_width, settle_ms, second_pass_width) in TRADEOFF {
+        let options = TranscriberOptions {
+            decoding: Decoding {
+                beam_width,
+                settle_ms,
+                second_pass_width,
+                ..Decoding::default()
+            },
+            language_model: Some(Arc::clone(language_model)),
+            ..TranscriberOptions::default()
+        };
+        let (texts, seconds) = bench.decode(&options);
+        let errors = bench.errors(&texts);
+        let against = first.get_or_insert_with(|| errors.clone());
+        let delays = bench
+            .heard
+            .iter()
+            .flat_map(|heard| stability(&bench.model, heard, &options));
+        let mut delays: Vec<f64> = delays
+            .map(|frames| frames * bench.model.output_frame_seconds())
+            .collect();
+        println!(
+            "| {beam_width} | {settle_ms} | {second_pass_width} | {} | {} | {:.5} | {:.2} ({:.2}) |",
+            ErrorRate::of(&errors),
+            gain(against, &errors),
+            seconds / bench.audio_seconds,
+            percentile(&mut delays, 50.0),
+            percentile(&mut delays, 95.0),
+        );
     }
 }
 
@@ -98,22 +206,7 @@ fn report(
     language_model: &Path,
     beam_width: usize,
 ) -> Result<(), Box<dyn Error>> {
-    let model = Model::load(model)?;
-    let clips = Clip::read_all(clips)?;
-    let heard = clips
-        .iter()
-        .map(|clip| clip.hear(&model, SILENCE_SECONDS))
-        .collect::<Result<Vec<_>, _>>()?;
-    let audio_seconds = clips
-        .iter()
-        .map(|clip| clip.seconds() + SILENCE_SECONDS as f64)
-        .sum();
-    let bench = Bench {
-        model,
-        clips,
-        heard,
-        audio_seconds,
-    };
+    let bench = Bench::load(model, clips)?;
     let begin = Instant::now();
     let language_model = Arc::new(LanguageModel::load(language_model)?);
     println!(
@@ -126,42 +219,57 @@ fn report(
     let beam = TranscriberOptions {
         decoding: Decoding {
             beam_width,
-            ..Decoding::default()
+            ..Decoding::with_language_model()
         },
         ..TranscriberOptions::default()
     };
-    let fused = |language_model_weight: f32, word_bonus: f32| TranscriberOptions {
-        decoding: Decoding {
-            language_model_weight,
-            word_bonus,
-            ..beam.decoding
-        },
-        language_model: Some(Arc::clone(&language_model)),
-        ..beam.clone()
-    };
-    println!(
-        "Errors on the even clips:\n\n| weight | {} |",
-        BONUSES.map(|bonus| format!("bonus {bonus}")).join(" | ")
-    );
-    println!("|---|{}", "---|".repeat(BONUSES.len()));
-    let mut best = (usize::MAX, 0.0, 0.0);
-    for weight in WEIGHTS {
-        let mut row = format!("| {weight} |");
-        for bonus in BONUSES {
-            let (texts, _) = bench.decode(&fused(weight, bonus));
-            let errors = half(&bench.errors(&texts), 0)
-                .iter()
-                .sum::<ErrorCounts>()
-                .errors();
-            row += &format!(" {errors} |");
-            if errors < best.0 {
-                best = (errors, weight, bonus);
+    let fused =
+        |language_model_weight: f32, word_bonus: f32, unknown_word_log_prob: f32| TranscriberOptions {
+            decoding: Decoding {
+                language_model_weight,
+                word_bonus,
+                unknown_word_log_prob,
+                ..beam.decoding
+            },
+            language_model: Some(Arc::clone(&language_model)),
+            ..beam.clone()
+        };
+    println!("Errors on the even clips:");
+    let mut best = (usize::MAX, 0.0, 0.0, 0.0);
+    for unknown in UNKNOWN {
+        let columns = BONUSES.map(|bonus| format!("bonus {bonus}"));
+        println!(
+            "\nAn unknown word at {unknown}:\n\n| weight | {} |\n|---|{}",
+            columns.join(" | "),
+            "---|".repeat(BONUSES.len())
+        );
+        for weight in WEIGHTS {
+            let mut row = format!("| {weight} |");
+            for bonus in BONUSES {
+                let (texts, _) = bench.decode(&fused(weight, bonus, unknown));
+                let errors = half(&bench.errors(&texts), 0)
+                    .iter()
+                    .sum::<ErrorCounts>()
+                    .errors();
+                row += &format!(" {errors} |");
+                if errors < best.0 {
+                    best = (errors, weight, bonus, unknown);
+                }
             }
+            println!("{row}");
         }
-        println!("{row}");
     }
-    let with_model = fused(best.1, best.2);
-    println!("\nChosen: weight {}, bonus {}.\n", best.1, best.2);
+    println!(
+        "\nBest on the even clips: weight {}, bonus {}, unknown words at {}.\n",
+        best.1, best.2, best.3
+    );
+    let shipped = Decoding::with_language_model();
+    let with_model = fused(
+        shipped.language_model_weight,
+        shipped.word_bonus,
+        shipped.unknown_word_log_prob,
+    );
+    let tuned = fused(best.1, best.2, best.3);
 
     let long: BTreeSet<String> = bench
         .clips
@@ -170,7 +278,19 @@ fn report(
         .filter(|word| word.len() >= HOTWORD_LETTERS)
         .collect();
     let hotwords: BTreeSet<String> = long.into_iter().step_by(2).collect();
-    let boosted = |boost: f32| {
+    let pairs: BTreeSet<String> = bench
+        .clips
+        .iter()
+        .flat_map(|clip| {
+            normalise(&clip.reference)
+                .windows(2)
+                .map(|pair| pair.join(" "))
+                .collect::<Vec<_>>()
+        })
+        .filter(|pair| pair.len() >= PHRASE_LETTERS)
+        .collect();
+    let phrases: BTreeSet<String> = pairs.into_iter().step_by(4).collect();
+    let boosted = |hotwords: &BTreeSet<String>, boost: f32| {
         let list: Vec<Hotword> = hotwords
             .iter()
             .map(|text| Hotword {
@@ -195,58 +315,48 @@ fn report(
     let systems = [
         ("greedy", greedy),
         ("beam", beam.clone()),
-        ("beam + language model", with_model.clone()),
+        ("beam + language model, best on the even clips", tuned),
+        ("beam + language model, as shipped", with_model.clone()),
         (
             "beam + language model + hotwords",
-            boosted(Hotwords::DEFAULT_BOOST),
+            boosted(&hotwords, Hotwords::DEFAULT_BOOST),
         ),
     ];
     println!(
-        "| decoder | odd clips | better than greedy by, points | all clips | better than greedy by, points | real-time factor |\n|---|---|---|---|---|---|"
+        "| decoder | odd clips | better than greedy by, points | all clips | better than greedy by, points | better than the row above by, points | real-time factor |\n|---|---|---|---|---|---|---|"
     );
-    let mut first: Option<Vec<ErrorCounts>> = None;
+    let (mut first, mut above): (Option<Vec<ErrorCounts>>, Vec<ErrorCounts>) = (None, Vec::new());
     for (name, options) in &systems {
         let (texts, seconds) = bench.decode(options);
         let errors = bench.errors(&texts);
         let against = first.get_or_insert_with(|| errors.clone());
-        let gain = |one: &[ErrorCounts], other: &[ErrorCounts]| {
-            let Improvement {
-                difference,
-                low,
-                high,
-                probability,
-            } = Improvement::between(one, other);
-            format!(
-                "{:.1} ({:.1} to {:.1}; {:.1} %)",
-                100.0 * difference,
-                100.0 * low,
-                100.0 * high,
-                100.0 * probability
-            )
-        };
         println!(
-            "| {name} | {} | {} | {} | {} | {:.5} |",
+            "| {name} | {} | {} | {} | {} | {} | {:.5} |",
             ErrorRate::of(&half(&errors, 1)),
             gain(&half(against, 1), &half(&errors, 1)),
             ErrorRate::of(&errors),
             gain(against, &errors),
+            gain(if above.is_empty() { against } else { &above }, &errors),
             seconds / bench.audio_seconds,
         );
+        above = errors;
     }
-    println!(
-        "\n{} hotwords:\n\n| boost | found | errors in other words | word errors |\n|---|---|---|---|",
-        hotwords.len()
-    );
-    for boost in BOOSTS {
-        let (texts, _) = bench.decode(&boosted(boost));
-        let (found, spoken, damage) = bench.recall(&texts, &hotwords);
-        let all = bench.errors(&texts).iter().sum::<ErrorCounts>();
+    for (name, list) in [("words", &hotwords), ("phrases of two words", &phrases)] {
         println!(
-            "| {boost} | {:.1} % of {spoken} | {damage} | {} of {} |",
-            100.0 * found,
-            all.errors(),
-            all.reference_length
+            "\n{} {name} boosted:\n\n| boost | found | errors in other words | word errors |\n|---|---|---|---|",
+            list.len()
         );
+        for boost in BOOSTS {
+            let (texts, _) = bench.decode(&boosted(list, boost));
+            let (found, spoken, damage) = bench.recall(&texts, list);
+            let all = bench.errors(&texts).iter().sum::<ErrorCounts>();
+            println!(
+                "| {boost} | {:.1} % of {spoken} | {damage} | {} of {} |",
+                100.0 * found,
+                all.errors(),
+                all.reference_length
+            );
+        }
     }
     Ok(())
 }
@@ -262,7 +372,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             Ok(())
         }
         ["report", model, clips, language_model] => {
-            report(model.as_ref(), clips.as_ref(), language_model.as_ref(), 16)
+            report(
+            model.as_ref(),
+            clips.as_ref(),
+            language_model.as_ref(),
+            Decoding::with_language_model().beam_width,
+        )
         }
         ["report", model, clips, language_model, "--width", width] => report(
             model.as_ref(),
@@ -270,8 +385,14 @@ fn main() -> Result<(), Box<dyn Error>> {
             language_model.as_ref(),
             width.parse()?,
         ),
+        ["tradeoff", model, clips, language_model] => {
+            let bench = Bench::load(model.as_ref(), clips.as_ref())?;
+            let language_model = Arc::new(LanguageModel::load(language_model.as_ref())?);
+            tradeoff(&bench, &language_model);
+            Ok(())
+        }
         _ => Err(
-            "expected `convert ARPA OUT` or `report MODEL_DIR CLIPS_DIR LANGUAGE_MODEL [--width N]`".into(),
+            "expected `convert ARPA OUT` `report MODEL_DIR CLIPS_DIR LANGUAGE_MODEL [--width N]` or `tradeoff MODEL_DIR CLIPS_DIR LANGUAGE_MODEL`".into(),
         ),
     }
 }

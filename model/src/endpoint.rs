@@ -183,6 +183,11 @@ impl EndpointDetector {
         self.max_utterance_frames = frames(max_utterance_ms);
     }
 
+    /// Output frames that an utterance spans at most.
+    pub(crate) fn max_utterance_frames(&self) -> u64 {
+        self.max_utterance_frames
+    }
+
     /// A frame whose class has letters.
     pub(crate) fn letter(&mut self) {
         self.frames_since_letter = 0;

@@ -130,6 +130,8 @@ pub(crate) struct Hypothesis {
     open_from: usize,
     /// First frame of the open word's first letter.
     open_start: Option<u64>,
+    /// What begins earlier belongs to an utterance that is final.
+    floor: u64,
 }
 
 impl Hypothesis {
@@ -140,7 +142,25 @@ impl Hypothesis {
             words: Vec::new(),
             open_from: 0,
             open_start: None,
+            floor: 0,
         }
+    }
+
+    /// The complete words, and the tokens that they were joined from.
+    pub(crate) fn completed(&self) -> (&[Word], &[EmittedToken]) {
+        (&self.words, self.tokens.get(..self.open_from).unwrap_or_default())
+    }
+
+    /// Forgets everything behind the complete words.
+    pub(crate) fn drop_open_word(&mut self) {
+        self.tokens.truncate(self.open_from);
+        self.open_start = None;
+    }
+
+    /// Takes a whole token.
+    pub(crate) fn push_whole(&mut self, table: &Tokens, token: &EmittedToken) {
+        self.push(table, token.id, token.start, 0.0);
+        self.apply(table, &BeamEvent::Ended(*token));
     }
 
     /// Takes a new token of the best path, first seen at `frame`. One that spells nothing and begins nothing
@@ -242,8 +262,13 @@ impl Hypothesis {
     ) -> Option<Utterance> {
         let mut whole = self.clone();
         for token in tail {
-            whole.push(table, token.id, token.start, 0.0);
-            whole.apply(table, &BeamEvent::Ended(*token));
+            // The first one may go on with the last settled one, or with one of the utterance before.
+            let known_until = whole.tokens.last().map(|last| last.start + 1);
+            if token.start >= known_until.unwrap_or(whole.floor) {
+                whole.push_whole(table, token);
+            } else {
+                whole.apply(table, &BeamEvent::Ended(*token));
+            }
         }
         whole.take_all(table, utterance, now)
     }
@@ -251,12 +276,15 @@ impl Hypothesis {
     /// Ends the utterance with all its words, at `now`. A separator behind the last word stays for the next one.
     pub(crate) fn take_all(&mut self, table: &Tokens, utterance: u64, now: u64) -> Option<Utterance> {
         self.close_word(table, now);
-        self.take_completed(utterance)
+        let all = self.take_completed(utterance);
+        self.floor = now;
+        all
     }
 
     /// Ends the utterance behind its last completed word; the open one stays.
     pub(crate) fn take_completed(&mut self, utterance: u64) -> Option<Utterance> {
         let words = std::mem::take(&mut self.words);
+        self.floor = words.last().map_or(self.floor, |word| word.end);
         let tokens = self.tokens.drain(..self.open_from).collect();
         self.open_from = 0;
         let stable_words = words.len();

@@ -7,10 +7,13 @@
 //! The decoder is the best path or a prefix beam search over log-probs, or the search of a transducer over encoder frames. Endpoints are judged from the frames' most probable classes in both
 //! cases; the beam lives through them with its best prefix, so the sound in which an utterance was ended goes on.
 
+mod ending;
+mod memory;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ctc::{BeamEvent, BeamHypothesis, Fusion, GreedyDecoder, Hotwords, PrefixBeam};
+use crate::ctc::{BeamEvent, Fusion, GreedyDecoder, Hotwords, PrefixBeam, SecondPass};
 use crate::endpoint::{EndpointDetector, Verdict, frames_in};
 use crate::hypothesis::{Hypothesis, WORD_TAIL};
 use crate::language_model::LanguageModel;
@@ -43,8 +46,8 @@ impl TranscriberOptions {
             language_model: language_model.cloned(),
             language_model_weight: decoding.language_model_weight,
             word_bonus: language_model.map_or(0.0, |_| decoding.word_bonus),
+            unknown_word_log_prob: decoding.unknown_word_log_prob,
             hotwords: self.hotwords.clone(),
-            ..Fusion::default()
         }
     }
 }
@@ -70,6 +73,8 @@ pub struct Transcriber {
     alternatives: usize,
     /// What a beam hears where the options name no other.
     own_language_model: Option<Arc<LanguageModel>>,
+    /// What a wider search at the end of the utterance would search; only with a beam.
+    second_pass: Option<Box<SecondPass<Fusion>>>,
     hypothesis: Hypothesis,
     /// Of the beam, in the frame before.
     best_serial: u64,
@@ -99,10 +104,13 @@ impl Transcriber {
         let decoder = if decoding.beam_width == 1 {
             Decoder::Greedy
         } else {
-            let search = PrefixBeam::new(Arc::clone(&tokens), decoding.pruning(frame), fusion);
+            let search = PrefixBeam::new(Arc::clone(&tokens), decoding.pruning(frame), fusion.clone());
             Decoder::Beam(Box::new(search))
         };
+        let second_pass = (decoding.second_pass_width > decoding.beam_width && decoding.beam_width > 1)
+            .then(|| Box::new(second_pass(&tokens, &decoding, frame, fusion, 0, None)));
         Self {
+            second_pass,
             greedy: GreedyDecoder::new(tokens.blank()),
             decoder,
             alternatives: decoding.alternatives,
@@ -130,6 +138,7 @@ impl Transcriber {
         let decoding = options.decoding.bounded();
         let mut transcriber = Self::new(tokens, frame_seconds, options);
         transcriber.decoder = Decoder::Transducer(Box::new(Stage::new(networks, &decoding)));
+        transcriber.second_pass = None;
         transcriber
     }
 
@@ -198,7 +207,7 @@ impl Transcriber {
         match &mut self.decoder {
             Decoder::Beam(search) if decoding.beam_width > 1 => {
                 search.set_pruning(decoding.pruning(frame));
-                search.set_scorer(fusion);
+                search.set_scorer(fusion.clone());
                 self.apply_settled();
             }
             Decoder::Beam(search) => {
@@ -208,7 +217,8 @@ impl Transcriber {
                 self.decoder = Decoder::Greedy;
             }
             Decoder::Greedy if decoding.beam_width > 1 => {
-                let mut search = PrefixBeam::new(Arc::clone(&self.tokens), decoding.pruning(frame), fusion);
+                let pruning = decoding.pruning(frame);
+                let mut search = PrefixBeam::new(Arc::clone(&self.tokens), pruning, fusion.clone());
                 search.continue_after(self.greedy.last_class(), self.frames_seen);
                 self.best_serial = search.best_serial();
                 self.decoder = Decoder::Beam(Box::new(search));
@@ -216,51 +226,31 @@ impl Transcriber {
             Decoder::Transducer(stage) => stage.configure(&decoding),
             Decoder::Greedy => {}
         }
+        self.configure_second_pass(&decoding, fusion);
+    }
+
+    /// What was kept so far was kept for other settings: a change counts from the next utterance on.
+    fn configure_second_pass(&mut self, decoding: &Decoding, fusion: Fusion) {
+        let Decoder::Beam(search) = &self.decoder else {
+            self.second_pass = None;
+            return;
+        };
+        let (width, pruning) = (decoding.second_pass_width, decoding.pruning(self.frame));
+        match &mut self.second_pass {
+            _ if width <= decoding.beam_width => self.second_pass = None,
+            Some(second_pass) => second_pass.reconfigure(width, pruning, fusion),
+            None => {
+                let (now, sounding) = (self.frames_seen, search.sounding());
+                let mut made = second_pass(&self.tokens, decoding, self.frame, fusion.clone(), now, sounding);
+                made.spoil();
+                self.second_pass = Some(Box::new(made));
+            }
+        }
     }
 
     /// Output frames taken since the stream's start.
     pub fn frames_seen(&self) -> u64 {
         self.frames_seen
-    }
-
-    /// Bytes held now, the shared tokens not counted.
-    pub fn state_bytes(&self) -> usize {
-        let search = match &self.decoder {
-            Decoder::Greedy => 0,
-            Decoder::Beam(search) => size_of_val(&**search) + search.heap_bytes(),
-            Decoder::Transducer(stage) => size_of_val(&**stage) + stage.heap_bytes(),
-        };
-        size_of_val(self) + self.hypothesis.heap_bytes() + search
-    }
-
-    /// The most that [`state_bytes`](Self::state_bytes) can become, with the longest utterances that are accepted
-    /// and a token in every frame of them.
-    pub fn max_state_bytes(tokens: &Tokens, frame_seconds: f64, decoding: &Decoding) -> usize {
-        let longest = Duration::from_millis(u64::from(*Endpointing::MAX_UTTERANCE_MS.end()));
-        let frame = frame_duration(frame_seconds);
-        let frames = frames_in(longest, frame);
-        // One more for a word separator that was heard before the utterance began.
-        let num_tokens = usize::try_from(frames).unwrap_or(usize::MAX).saturating_add(1);
-        let search = match decoding.bounded().beam_width {
-            1 => 0,
-            _ => {
-                size_of::<PrefixBeam<Fusion>>()
-                    + PrefixBeam::<Fusion>::max_heap_bytes(tokens, &decoding.pruning(frame))
-            }
-        };
-        size_of::<Self>()
-            .saturating_add(Hypothesis::max_heap_bytes(num_tokens, tokens.longest_spelling()))
-            .saturating_add(search)
-    }
-
-    /// As [`max_state_bytes`](Self::max_state_bytes), for a transducer.
-    pub fn max_transducer_state_bytes(tokens: &Tokens, networks: &Networks, decoding: &Decoding) -> usize {
-        let config = networks.config();
-        let heard = Hypothesis::max_heap_bytes(Stage::most_tokens(config), tokens.longest_spelling());
-        size_of::<Self>()
-            .saturating_add(size_of::<Stage>())
-            .saturating_add(heard)
-            .saturating_add(Stage::max_heap_bytes(config, &decoding.bounded()))
     }
 
     fn accept_frame(&mut self, log_probs: &[f32]) {
@@ -296,7 +286,11 @@ impl Transcriber {
                     self.best_serial = serial;
                     self.revision += 1;
                 }
+                if let Some(second_pass) = &mut self.second_pass {
+                    second_pass.keep(search.tried());
+                }
                 self.apply_settled();
+                self.move_second_pass();
             }
             Decoder::Transducer(_) => {}
             Decoder::Greedy if is_blank => {}
@@ -344,6 +338,22 @@ impl Transcriber {
         }
     }
 
+    /// Lets the second pass forget the frames of words that are stable now, and silence before the first one.
+    fn move_second_pass(&mut self) {
+        let (Some(second_pass), Decoder::Beam(search)) = (&mut self.second_pass, &self.decoder) else {
+            return;
+        };
+        let (words, tokens) = self.hypothesis.completed();
+        if !words.is_empty() {
+            second_pass.settled(words, tokens, self.frames_seen);
+        } else if !self.hypothesis.has_open_word()
+            && search.unsettled().next().is_none()
+            && search.sounding().is_none()
+        {
+            second_pass.nothing_yet(self.frames_seen);
+        }
+    }
+
     fn end_if_over(&mut self) -> Option<Utterance> {
         let (start, has_completed_words) = self.progress();
         let age_frames = self.frames_seen.saturating_sub(start?);
@@ -358,6 +368,10 @@ impl Transcriber {
                     self.apply_settled();
                 }
                 self.settle_transducer();
+                self.move_second_pass();
+                if let Some(second_pass) = &mut self.second_pass {
+                    second_pass.cut();
+                }
                 self.hypothesis.take_completed(self.utterances_ended)
             }
         };
@@ -393,60 +407,6 @@ impl Transcriber {
         (start, has_completed_words)
     }
 
-    fn end_utterance(&mut self) -> Option<Utterance> {
-        let mut others = Vec::new();
-        if let Decoder::Beam(search) = &mut self.decoder {
-            if self.alternatives > 1 {
-                // Some differ only in what is not seen.
-                others = search.n_best(4 * self.alternatives);
-            }
-            search.end_utterance();
-        }
-        if let (Decoder::Transducer(stage), true) = (&self.decoder, self.alternatives > 1) {
-            others = stage.n_best();
-        }
-        let alternatives = self.alternatives_among(&others);
-        self.apply_settled();
-        let end = self.settle_transducer();
-        let mut ended = self
-            .hypothesis
-            .take_all(&self.tokens, self.utterances_ended, end)?;
-        ended.alternatives = alternatives;
-        Some(ended)
-    }
-
-    /// What the further ones of the n best say, each text once.
-    fn alternatives_among(&self, n_best: &[BeamHypothesis]) -> Vec<Alternative> {
-        let mut texts: Vec<String> = Vec::new();
-        let mut alternatives = Vec::new();
-        let best = n_best.first().map_or(0.0, |best| best.score);
-        for hypothesis in n_best {
-            let whole = self.hypothesis.whole_with(
-                &self.tokens,
-                self.utterances_ended,
-                self.frames_seen,
-                &hypothesis.tokens,
-            );
-            let text = whole.as_ref().map(Utterance::text).unwrap_or_default();
-            if texts.contains(&text) {
-                continue;
-            }
-            // The first is the utterance itself; an empty one cannot be shown.
-            if let (Some(whole), false) = (whole, texts.is_empty()) {
-                alternatives.push(Alternative {
-                    words: whole.words,
-                    confidence: whole.confidence,
-                    score: (hypothesis.score - best) as f32,
-                });
-            }
-            texts.push(text);
-            if alternatives.len() + 1 == self.alternatives {
-                break;
-            }
-        }
-        alternatives
-    }
-
     fn count(&mut self, ended: Option<Utterance>) -> Option<Utterance> {
         if ended.is_some() {
             self.utterances_ended += 1;
@@ -454,6 +414,19 @@ impl Transcriber {
         }
         ended
     }
+}
+
+/// For a beam that stands at output frame `now` with a token sounding.
+fn second_pass(
+    tokens: &Arc<Tokens>,
+    decoding: &Decoding,
+    frame: Duration,
+    fusion: Fusion,
+    now: u64,
+    sounding: Option<u32>,
+) -> SecondPass<Fusion> {
+    let (width, pruning) = (decoding.second_pass_width, decoding.pruning(frame));
+    SecondPass::new(Arc::clone(tokens), width, pruning, frame, fusion, now, sounding)
 }
 
 /// The output frame behind the last of these tokens.

@@ -183,7 +183,7 @@ proptest! {
         let mut tail = Vec::new();
         search.best_tail(&mut tail);
         prop_assert!(whole.score <= 1e-6 + 60.0 * 8.0);
-        search.end_utterance();
+        search.end_utterance(0);
         let mut after = settled.clone();
         after.extend(search.drain_events().filter_map(|event| match event {
             BeamEvent::Ended(token) => Some(token),

@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use waxwing_model::ctc::{GreedyDecoder, best_path, collapse};
+use waxwing_model::ctc::{Fusion, GreedyDecoder, Hotword, Hotwords, Pruning, best_path, collapse, n_best};
+use waxwing_model::hypothesis::join_tokens;
+use waxwing_model::language_model::LanguageModel;
 use waxwing_model::tokens::Tokens;
 use waxwing_model::transcript::{Decoding, Endpointing, Transcriber, TranscriberOptions, Utterance};
 
@@ -75,15 +77,41 @@ fn greedy(endpointing: Endpointing) -> TranscriberOptions {
     }
 }
 
-/// Both decoders, narrow and wide, with and without pruning.
+/// Knows some of what the tokens spell.
+fn language_model() -> Arc<LanguageModel> {
+    const ARPA: &str = "\\data\\\nngram 1=6\nngram 2=3\n\n\\1-grams:\n-1.5\t<unk>\n-99\t<s>\t-0.4\n-0.9\t</s>\n-0.8\tthe\t-0.3\n-0.7\ta\t-0.5\n\
+        -1.1\tab\t-0.2\n\n\\2-grams:\n-0.3\tthe ab\n-0.2\t<s> the\n-0.6\ta </s>\n\n\\end\\\n";
+    Arc::new(LanguageModel::from_bytes(ARPA.as_bytes()).expect("well-formed"))
+}
+
+fn hotwords(texts: &[String], boost: f32) -> Arc<Hotwords> {
+    let list: Vec<Hotword> = texts
+        .iter()
+        .map(|text| Hotword {
+            text: text.clone(),
+            boost,
+        })
+        .collect();
+    Arc::new(Hotwords::new(&tokens(), &list).0)
+}
+
+/// Both decoders, narrow and wide, with and without pruning, second pass, language model and hotwords.
 fn options() -> impl Strategy<Value = TranscriberOptions> {
     let width = prop_oneof![2 => Just(1usize), 3 => 2..12usize];
+    let second = prop_oneof![Just(0usize), 2..30usize];
     let pruning = (1..8usize, -9.0f32..-0.5, 2.0f32..20.0, 100..600u32, 1..4usize);
-    (endpointing(), width, pruning).prop_map(
+    let fusion = (
+        prop_oneof![Just(0.0f32), 0.1f32..1.0],
+        -1.0f32..3.0,
+        prop::option::of((prop::collection::vec("[ab]{1,3}( the)?", 1..3), 0.1f32..3.0)),
+    );
+    (endpointing(), width, second, pruning, fusion).prop_map(
         |(
             endpointing,
             beam_width,
+            second_pass_width,
             (max_tokens, min_token_log_prob, max_distance, settle_ms, alternatives),
+            (language_model_weight, word_bonus, expected),
         )| {
             TranscriberOptions {
                 endpointing,
@@ -94,9 +122,13 @@ fn options() -> impl Strategy<Value = TranscriberOptions> {
                     max_distance,
                     settle_ms,
                     alternatives,
+                    second_pass_width,
+                    language_model_weight,
+                    word_bonus,
                     ..Decoding::default()
                 },
-                ..TranscriberOptions::default()
+                language_model: Some(language_model()),
+                hotwords: expected.map(|(texts, boost)| hotwords(&texts, boost)),
             }
         },
     )
@@ -329,13 +361,31 @@ proptest! {
         prop_assert_eq!(seen(&heard), seen(&by_beam));
     }
 
+    /// Alternatives are other wordings of the same utterance: they hold none of its words twice and nothing of the utterance before.
+    #[test]
+    fn alternatives_belong_to_their_utterance(log_probs in log_probs(), options in options(), actions in actions()) {
+        for last in &listen(&options, &log_probs, &actions).finals {
+            for other in &last.alternatives {
+                prop_assert_ne!(other.text(), last.text());
+                prop_assert!(other.score <= 0.0);
+            }
+            for pair in last.alternatives.iter().flat_map(|other| other.words.windows(2)) {
+                prop_assert!(pair[0].end <= pair[1].start && pair[0].start < pair[0].end, "{last:?}");
+            }
+        }
+    }
+
     /// I8: what a session holds stays below the published bound, however long the stream.
     #[test]
     fn memory_is_bounded(log_probs in log_probs(), options in options()) {
         let mut transcriber = Transcriber::new(tokens(), FRAME_SECONDS, options.clone());
         // The bound for the longest utterances, scaled to the ones of this session: all but what is settled by time.
         let decoding = Decoding { settle_ms: 15 * options.decoding.settle_ms, ..options.decoding };
-        let bound = Transcriber::max_state_bytes(&tokens(), FRAME_SECONDS * 60_000.0 / 4_000.0, &decoding);
+        let first_pass = Decoding { second_pass_width: 0, ..decoding };
+        // What a second pass keeps is bounded by time.
+        let at_true_rate = |decoding| Transcriber::max_state_bytes(&tokens(), FRAME_SECONDS, decoding);
+        let kept = at_true_rate(&decoding) - at_true_rate(&first_pass);
+        let bound = kept + Transcriber::max_state_bytes(&tokens(), FRAME_SECONDS * 60_000.0 / 4_000.0, &first_pass);
         for _ in 0..20 {
             transcriber.accept(&log_probs, &mut Vec::new());
             prop_assert!(transcriber.state_bytes() <= bound, "{} > {bound}", transcriber.state_bytes());
@@ -349,5 +399,44 @@ proptest! {
         for last in &listen(&options, &log_probs, &[(1, Action::Nothing)]).finals {
             prop_assert!(last.end - last.start <= limit, "{last:?}");
         }
+    }
+}
+
+proptest! {
+    // What is already stable before the end is none of this law's business.
+    #![proptest_config(ProptestConfig { cases: 64, max_global_rejects: 8192, ..ProptestConfig::default() })]
+
+    /// Where nothing was stable yet, the second pass hears what a search of its width over all of the utterance hears.
+    #[test]
+    fn the_second_pass_is_a_wide_search(log_probs in random_frames(), second_pass_width in 5..40usize, weight in 0.0f32..1.0) {
+        // Short, so that it fits into the bounds.
+        let head = &log_probs[..log_probs.len().min(40 * NUM_CLASSES)];
+        let options = TranscriberOptions {
+            endpointing: Endpointing { silence_ms: 0, max_utterance_ms: 60_000 },
+            decoding: Decoding { beam_width: 4, second_pass_width, settle_ms: 10_000, language_model_weight: weight, ..Decoding::default() },
+            language_model: Some(language_model()),
+            ..TranscriberOptions::default()
+        };
+        let mut transcriber = Transcriber::new(tokens(), FRAME_SECONDS, options.clone());
+        let mut was_quiet = false;
+        for frame in head.chunks(NUM_CLASSES) {
+            transcriber.accept(frame, &mut Vec::new());
+            was_quiet |= transcriber.partial().is_none_or(|partial| partial.stable_words > 0);
+        }
+        prop_assume!(!was_quiet);
+        let fusion = Fusion {
+            language_model: options.language_model.clone().filter(|_| weight > 0.0),
+            language_model_weight: weight,
+            word_bonus: if weight > 0.0 { options.decoding.word_bonus } else { 0.0 },
+            unknown_word_log_prob: options.decoding.unknown_word_log_prob,
+            hotwords: None,
+        };
+        let frame = std::time::Duration::from_millis(40);
+        let pruning = Pruning { beam_width: second_pass_width, ..options.decoding.pruning(frame) };
+        let wide = n_best(tokens(), head, pruning, fusion, 1);
+        let expected = join_tokens(&tokens(), &wide[0].tokens, frame, (head.len() / NUM_CLASSES) as u64);
+        let last = transcriber.finish();
+        prop_assume!(expected.is_some());
+        prop_assert_eq!(last.map(|last| last.words), expected.map(|expected| expected.words));
     }
 }

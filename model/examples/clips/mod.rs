@@ -9,6 +9,7 @@ use waxwing_frontend::pcm::ChannelSelection;
 use waxwing_frontend::{Frontend, FrontendConfig};
 use waxwing_model::encoder::StepRow;
 use waxwing_model::model::Model;
+use waxwing_model::transcript::TranscriberOptions;
 
 /// What is said in a file.
 #[allow(dead_code, reason = "not every example needs all of it")]
@@ -84,4 +85,29 @@ impl Clip {
             steps += 1;
         }
     }
+}
+
+/// Output frames that are handed over at once when stability is measured.
+const STRIDE: usize = 4;
+
+/// For each word that became stable before its final, and for each final's remaining words: frames since its end.
+#[allow(dead_code, reason = "not every example needs all of it")]
+pub(crate) fn stability(model: &Model, log_probs: &[f32], options: &TranscriberOptions) -> Vec<f64> {
+    let classes = model.tokens().len();
+    let mut transcriber = model.transcriber(options.clone());
+    let (mut delays, mut known, mut finals) = (Vec::new(), 0, Vec::new());
+    for frames in log_probs.chunks(STRIDE * classes) {
+        transcriber.accept(frames, &mut finals);
+        let now = transcriber.frames_seen() as f64;
+        for last in finals.drain(..) {
+            delays.extend(last.words.iter().skip(known).map(|word| now - word.end as f64));
+            known = 0;
+        }
+        if let Some(partial) = transcriber.partial() {
+            let stable = partial.words.get(known..partial.stable_words).unwrap_or_default();
+            delays.extend(stable.iter().map(|word| now - word.end as f64));
+            known = known.max(partial.stable_words);
+        }
+    }
+    delays
 }

@@ -7,7 +7,7 @@ use super::scorer::Scorer;
 use crate::language_model::{LanguageModel, LanguageModelState};
 
 /// What a beam search is told beside the acoustics. Without language model, bonus and hotwords it says nothing and costs nothing.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Fusion {
     /// Scores words, as soon as they are complete.
     pub language_model: Option<Arc<LanguageModel>>,
@@ -15,30 +15,11 @@ pub struct Fusion {
     pub language_model_weight: f32,
     /// Added for each word.
     pub word_bonus: f32,
-    /// Added, before the weight, to the log-probability of a word that the language model does not know: its `<unk>` stands for all unknown words
-    /// together, and one spelling out of so many is far less probable. Words of hotwords are taken for known.
+    /// Added, before the weight, to the log-probability of a word that the language model does not know; words of hotwords are taken for known. See
+    /// [`Decoding::unknown_word_log_prob`](super::Decoding::unknown_word_log_prob).
     pub unknown_word_log_prob: f32,
     /// Score letters.
     pub hotwords: Option<Arc<Hotwords>>,
-}
-
-impl Fusion {
-    /// What one spelling has of the probability of all unknown words, where nothing else is said. Chosen on real speech; see
-    /// `docs/language-model.md`.
-    pub const UNKNOWN_WORD_LOG_PROB: f32 = -10.0;
-}
-
-impl Default for Fusion {
-    /// Says nothing.
-    fn default() -> Self {
-        Self {
-            language_model: None,
-            language_model_weight: 0.0,
-            word_bonus: 0.0,
-            unknown_word_log_prob: Self::UNKNOWN_WORD_LOG_PROB,
-            hotwords: None,
-        }
-    }
 }
 
 /// What [`Fusion`] remembers of a prefix.

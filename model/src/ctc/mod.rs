@@ -12,6 +12,7 @@ mod greedy;
 mod hotwords;
 mod options;
 mod scorer;
+mod second_pass;
 mod whole;
 
 pub use batched::{BatchedBeam, Ranked};
@@ -21,4 +22,5 @@ pub use greedy::{FrameDecision, GreedyDecoder, best_path, collapse};
 pub use hotwords::{Hotword, HotwordState, HotwordWarning, Hotwords};
 pub use options::{Decoding, DecodingError, Pruning};
 pub use scorer::{NoScorer, Scorer};
+pub(crate) use second_pass::SecondPass;
 pub use whole::{best_path_tokens, n_best};

@@ -21,10 +21,16 @@ pub struct Decoding {
     pub settle_ms: u32,
     /// Hypotheses that a final shows, the best one included.
     pub alternatives: usize,
+    /// Width of a second search, when an utterance ends, of what is not stable by then; without effect unless it is above `beam_width`, and
+    /// without a beam. 0: none.
+    pub second_pass_width: usize,
     /// What the natural log-probability of a word in the language model is multiplied by; 0 is no language model.
     pub language_model_weight: f32,
     /// Added for every word, against the language model's liking for few words; without one it has no effect in sessions.
     pub word_bonus: f32,
+    /// Added to the natural log-probability of a word that the language model does not know, before the weight: the model's unknown word stands for
+    /// all of them together, and one spelling out of so many is far less probable. Words of hotwords are taken for known.
+    pub unknown_word_log_prob: f32,
 }
 
 impl Default for Decoding {
@@ -37,8 +43,10 @@ impl Default for Decoding {
             max_distance: 14.0,
             settle_ms: 1500,
             alternatives: 1,
-            language_model_weight: 0.4,
-            word_bonus: 2.0,
+            second_pass_width: 0,
+            language_model_weight: 0.3,
+            word_bonus: 1.0,
+            unknown_word_log_prob: -15.0,
         }
     }
 }
@@ -73,7 +81,9 @@ impl Decoding {
     /// What is used where a model has a language model beside it. See `docs/decoding.md` for the figures behind it.
     pub fn with_language_model() -> Self {
         Self {
-            beam_width: 16,
+            beam_width: 32,
+            settle_ms: 1000,
+            second_pass_width: 64,
             ..Self::default()
         }
     }
@@ -90,10 +100,15 @@ impl Decoding {
     pub const SETTLE_MS: RangeInclusive<usize> = 100..=10_000;
     /// Accepted values of `alternatives`.
     pub const ALTERNATIVES: RangeInclusive<usize> = 1..=20;
+    /// Accepted values of `second_pass_width`.
+    pub const SECOND_PASS_WIDTH: RangeInclusive<usize> = 0..=500;
     /// Accepted values of `language_model_weight`.
     pub const LANGUAGE_MODEL_WEIGHT: RangeInclusive<f32> = 0.0..=10.0;
     /// Accepted values of `word_bonus`.
     pub const WORD_BONUS: RangeInclusive<f32> = -10.0..=10.0;
+
+    /// Accepted values of `unknown_word_log_prob`.
+    pub const UNKNOWN_WORD_LOG_PROB: RangeInclusive<f32> = -1000.0..=0.0;
 
     /// Checks all values against their bounds. A decoder that is given others uses the nearest accepted ones.
     ///
@@ -105,6 +120,11 @@ impl Decoding {
             ("max_tokens", Self::MAX_TOKENS, self.max_tokens),
             ("settle_ms", Self::SETTLE_MS, self.settle_ms as usize),
             ("alternatives", Self::ALTERNATIVES, self.alternatives),
+            (
+                "second_pass_width",
+                Self::SECOND_PASS_WIDTH,
+                self.second_pass_width,
+            ),
         ];
         for (name, expected, found) in counts {
             if !expected.contains(&found) {
@@ -128,6 +148,11 @@ impl Decoding {
                 self.language_model_weight,
             ),
             ("word_bonus", Self::WORD_BONUS, self.word_bonus),
+            (
+                "unknown_word_log_prob",
+                Self::UNKNOWN_WORD_LOG_PROB,
+                self.unknown_word_log_prob,
+            ),
         ];
         for (name, expected, found) in numbers {
             if !expected.contains(&found) {
@@ -163,12 +188,18 @@ impl Decoding {
             max_distance: number(self.max_distance, Self::MAX_DISTANCE, default.max_distance),
             settle_ms: count(self.settle_ms as usize, Self::SETTLE_MS) as u32,
             alternatives: count(self.alternatives, Self::ALTERNATIVES),
+            second_pass_width: count(self.second_pass_width, Self::SECOND_PASS_WIDTH),
             language_model_weight: number(
                 self.language_model_weight,
                 Self::LANGUAGE_MODEL_WEIGHT,
                 default.language_model_weight,
             ),
             word_bonus: number(self.word_bonus, Self::WORD_BONUS, default.word_bonus),
+            unknown_word_log_prob: number(
+                self.unknown_word_log_prob,
+                Self::UNKNOWN_WORD_LOG_PROB,
+                default.unknown_word_log_prob,
+            ),
         }
     }
 
@@ -247,8 +278,10 @@ mod tests {
             max_distance: -1.0,
             settle_ms: 0,
             alternatives: 99,
+            second_pass_width: 9999,
             language_model_weight: f32::INFINITY,
             word_bonus: -11.0,
+            unknown_word_log_prob: 1.0,
         };
         assert_eq!(wild.bounded().validate(), Ok(()));
         assert_eq!(wild.bounded().beam_width, 1);

@@ -27,16 +27,21 @@ pub fn n_best<S: Scorer>(
     let mut settled = Vec::new();
     for frame in log_probs.chunks_exact(num_classes) {
         search.step(frame);
-        settled.extend(search.drain_events().filter_map(|event| match event {
-            BeamEvent::Ended(token) => Some(token),
-            BeamEvent::Began { .. } => None,
-        }));
+        settled.extend(search.drain_events().filter_map(ended));
     }
     let mut found = search.n_best(count);
     for hypothesis in &mut found {
         hypothesis.tokens.splice(0..0, settled.iter().copied());
     }
     found
+}
+
+/// The token that an event tells all of.
+pub(super) fn ended(event: BeamEvent) -> Option<EmittedToken> {
+    match event {
+        BeamEvent::Ended(token) => Some(token),
+        BeamEvent::Began { .. } => None,
+    }
 }
 
 /// The best path of `log_probs` `(frames, classes) f32`; its score is the log-probability of that one path. Allocates.

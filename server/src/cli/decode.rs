@@ -9,8 +9,9 @@ use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
-use waxwing_model::ctc::{BeamHypothesis, Decoding, NoScorer, best_path_tokens, n_best};
+use waxwing_model::ctc::{BeamHypothesis, Decoding, Fusion, Hotword, Hotwords, best_path_tokens, n_best};
 use waxwing_model::hypothesis::join_tokens;
+use waxwing_model::language_model::LanguageModel;
 use waxwing_model::tokens::Tokens;
 
 use super::{Failure, Outcome};
@@ -43,6 +44,21 @@ pub(super) struct Arguments {
     /// Prefixes further below the best one, in natural logs, are dropped
     #[arg(long, value_name = "X", default_value_t = Decoding::default().max_distance)]
     max_distance: f32,
+    /// Language model: an ARPA file, plain or gzip, or the compact form; needs a beam
+    #[arg(long = "lm", value_name = "FILE")]
+    language_model: Option<PathBuf>,
+    /// What natural log-probabilities of the language model are multiplied by
+    #[arg(long = "lm-weight", value_name = "X", default_value_t = Decoding::default().language_model_weight)]
+    language_model_weight: f32,
+    /// Added for every word [default: 1 with a language model, 0 without]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    word_bonus: Option<f32>,
+    /// Added to the log-probability of a word that the language model does not know
+    #[arg(long, value_name = "X", default_value_t = Decoding::default().unknown_word_log_prob, allow_negative_numbers = true)]
+    unknown_word_log_prob: f32,
+    /// A word or phrase to prefer, with its boost for each letter if it is not the default; may be repeated; needs a beam
+    #[arg(long = "hotword", value_name = "TEXT[:BOOST]")]
+    hotwords: Vec<String>,
 }
 
 /// One line of output. Times are output frames.
@@ -81,11 +97,21 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         max_tokens: arguments.max_tokens,
         min_token_log_prob: arguments.min_token_log_prob,
         max_distance: arguments.max_distance,
+        language_model_weight: arguments.language_model_weight,
+        word_bonus: arguments.word_bonus.unwrap_or(default_word_bonus(arguments)),
+        unknown_word_log_prob: arguments.unknown_word_log_prob,
         ..Decoding::default()
     };
     decoding
         .validate()
         .map_err(|error| Failure::Usage(error.into()))?;
+    let says_more = arguments.language_model.is_some()
+        || arguments.word_bonus.is_some()
+        || !arguments.hotwords.is_empty();
+    if decoding.beam_width == 1 && says_more {
+        let message = "--lm, --word-bonus and --hotword need a beam\n\nhint: add `--beam 32`";
+        return Err(Failure::Usage(anyhow!(message)));
+    }
     let path = arguments.model.join(TOKENS);
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let tokens = Arc::new(Tokens::parse(&text).with_context(|| path.display().to_string())?);
@@ -94,11 +120,12 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let found = if decoding.beam_width == 1 {
         vec![best_path_tokens(&tokens, &log_probs)]
     } else {
+        let fusion = fusion(arguments, &decoding, &tokens)?;
         n_best(
             Arc::clone(&tokens),
             &log_probs,
             decoding.pruning(FRAME),
-            NoScorer,
+            fusion,
             arguments.nbest,
         )
     };
@@ -108,6 +135,49 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         writeln!(out, "{line}")?;
     }
     Ok(out.flush()?)
+}
+
+fn default_word_bonus(arguments: &Arguments) -> f32 {
+    match arguments.language_model {
+        Some(_) => Decoding::default().word_bonus,
+        None => 0.0,
+    }
+}
+
+/// What is heard beside the log-probs. Hotwords that cannot be used are named on stderr.
+fn fusion(arguments: &Arguments, decoding: &Decoding, tokens: &Tokens) -> anyhow::Result<Fusion> {
+    let language_model = match &arguments.language_model {
+        Some(path) => {
+            let loaded = LanguageModel::load(path).with_context(|| path.display().to_string())?;
+            Some(Arc::new(loaded))
+        }
+        None => None,
+    };
+    let wanted: Vec<Hotword> = arguments.hotwords.iter().map(|text| hotword(text)).collect();
+    let (hotwords, warnings) = Hotwords::new(tokens, &wanted);
+    let mut stderr = std::io::stderr().lock();
+    for warning in warnings {
+        writeln!(stderr, "warning: {warning}")?;
+    }
+    Ok(Fusion {
+        language_model,
+        language_model_weight: decoding.language_model_weight,
+        word_bonus: decoding.word_bonus,
+        unknown_word_log_prob: decoding.unknown_word_log_prob,
+        hotwords: Some(Arc::new(hotwords)),
+    })
+}
+
+/// `TEXT` or `TEXT:BOOST`.
+fn hotword(argument: &str) -> Hotword {
+    let split = argument
+        .rsplit_once(':')
+        .and_then(|(text, boost)| Some((text, boost.trim().parse().ok()?)));
+    let (text, boost) = split.unwrap_or((argument, Hotwords::DEFAULT_BOOST));
+    Hotword {
+        text: text.to_owned(),
+        boost,
+    }
 }
 
 fn line<'a>(rank: usize, hypothesis: &BeamHypothesis, tokens: &'a Tokens, frames: u64) -> Line<'a> {
@@ -173,4 +243,23 @@ fn read_log_probs(path: &Path, classes: usize) -> anyhow::Result<Vec<f32>> {
         .iter()
         .map(|bytes| f32::from_le_bytes(*bytes))
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hotword_may_name_its_boost() {
+        let parsed = ["waxwing", "new york:0.5", "a:b"].map(hotword);
+        let parsed: Vec<(&str, f32)> = parsed
+            .iter()
+            .map(|hotword| (hotword.text.as_str(), hotword.boost))
+            .collect();
+        let default = Hotwords::DEFAULT_BOOST;
+        assert_eq!(
+            parsed,
+            [("waxwing", default), ("new york", 0.5), ("a:b", default)]
+        );
+    }
 }

@@ -112,6 +112,8 @@ pub struct PrefixBeam<S: Scorer> {
     events: Vec<BeamEvent>,
     /// The part of the open word that has left the tree.
     word_head: String,
+    /// The prefix without tokens may only go on with a new word.
+    is_between_words: bool,
     // Scratch.
     next: Vec<Entry>,
     stays: Vec<[f64; 2]>,
@@ -140,6 +142,7 @@ impl<S: Scorer> PrefixBeam<S> {
             scale: 1.0,
             events: Vec::new(),
             word_head: String::new(),
+            is_between_words: false,
             next: Vec::new(),
             stays: Vec::new(),
             candidates: Vec::new(),
@@ -159,6 +162,32 @@ impl<S: Scorer> PrefixBeam<S> {
         } else {
             self.begin_with(class, frame, 0.0, 1.0);
         }
+    }
+
+    /// Begins anew at frame `frame`, behind words that are final: `state` and `word` are the scorer's state and the last word, which the scorer has
+    /// not been told of; `sounding` is the token whose run reaches up to here; `is_between_words` lets only a new word follow.
+    pub(crate) fn begin_behind(
+        &mut self,
+        sounding: Option<u32>,
+        frame: u64,
+        state: S::State,
+        word: &str,
+        is_between_words: bool,
+    ) {
+        self.frame = frame;
+        match sounding {
+            Some(token) => self.begin_with(token, frame, 0.0, 1.0),
+            None => self.begin_with(NONE, frame, 1.0, 0.0),
+        }
+        let root = self.tree.root();
+        self.tree.get_mut(root).state = state;
+        self.word_head.push_str(word);
+        self.is_between_words = is_between_words;
+    }
+
+    /// The classes that were tried in the last frame, with their natural log-probs.
+    pub(crate) fn tried(&self) -> impl Iterator<Item = (u32, f32)> + '_ {
+        self.tried.iter().map(|tried| (tried.class, tried.log_prob))
     }
 
     /// Takes the next frame's log-probs `(classes) f32`. A frame without any finite value changes nothing. Values
@@ -243,13 +272,28 @@ impl<S: Scorer> PrefixBeam<S> {
     }
 
     /// Ends the utterance with the prefix that is best if it ends here: settles all of it and leaves the beam with it alone.
-    /// A sound that goes on is still the same token; the scorer begins anew.
-    pub fn end_utterance(&mut self) {
-        let scores = (0..self.beam.len()).map(|place| (self.end_score(place), place));
-        let best = scores.fold((f64::NEG_INFINITY, 0), |best, score| {
-            if score.0 > best.0 { score } else { best }
-        });
+    /// A sound that goes on is still the same token; the scorer begins anew. A prefix whose first unsettled letter is before frame `earliest` is not
+    /// taken, the one that is best now excepted.
+    pub fn end_utterance(&mut self, earliest: u64) {
+        let mut best = (f64::NEG_INFINITY, self.best);
+        for place in 0..self.beam.len() {
+            let score = self.end_score(place);
+            if score > best.0 && (place == self.best || !self.is_before(place, earliest)) {
+                best = (score, place);
+            }
+        }
         self.restart_with(best.1);
+    }
+
+    fn is_before(&self, place: usize, earliest: u64) -> bool {
+        let mut mark = self.beam[place].best_path().mark;
+        let mut is_before = false;
+        while let Some(previous) = self.marks.previous(mark) {
+            let has_letters = !self.tokens.spelling(self.marks.token(mark)).is_empty();
+            is_before |= has_letters && self.marks.start(mark) < earliest;
+            mark = previous;
+        }
+        is_before
     }
 
     /// Leaves the beam with its best prefix alone and settles that. The scorer begins anew.
@@ -325,6 +369,7 @@ impl<S: Scorer> PrefixBeam<S> {
     /// Lets go what all prefixes agree on.
     fn settle(&mut self) {
         while let Some(token) = self.tree.advance() {
+            self.is_between_words = false;
             if self.tokens.begins_word(token) {
                 self.word_head.clear();
             }
@@ -401,6 +446,7 @@ impl<S: Scorer> PrefixBeam<S> {
         self.tree.restart(token, self.scorer.start(), 0.0);
         self.marks.restart(token, start);
         self.word_head.clear();
+        self.is_between_words = false;
         let path = Path {
             viterbi: 0.0,
             mark: self.marks.root(),

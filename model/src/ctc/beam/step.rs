@@ -94,6 +94,7 @@ impl<S: Scorer> PrefixBeam<S> {
         for from in 0..self.beam.len() {
             let entry = &self.beam[from];
             let (node, last, after_blank, total) = (entry.node, entry.token, entry.blank, entry.total());
+            let needs_word = self.is_between_words && node == self.tree.root();
             for index in 0..self.tried.len() {
                 let Tried {
                     class, probability, ..
@@ -101,7 +102,7 @@ impl<S: Scorer> PrefixBeam<S> {
                 if total * probability * hope < bound {
                     break;
                 }
-                if class == blank {
+                if class == blank || (needs_word && !self.tokens.begins_word(class)) {
                     continue;
                 }
                 let source = if class == last { after_blank } else { total };

@@ -1,0 +1,288 @@
+//! A second, wider search of what an utterance had not settled when it ended.
+//!
+//! A live beam is narrow, and it settles early, because listeners wait for stable words. When an utterance ends there is time for a
+//! wide one, but only behind the words that were called stable: they never change. So this keeps the log-probs of the frames behind the last stable
+//! word, as far as the first pass tried their classes, and searches them once more: from that word's end on, with what the scorer knows of all words before.
+//!
+//! **Bounds.** At most [`SecondPass::SPAN`] of frames is kept, and width times frames never exceeds [`SecondPass::WORK`]; an utterance that needs
+//! more gets a narrower second pass, or none if that would be no wider than the first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::beam::{BeamHypothesis, PrefixBeam};
+use super::options::Pruning;
+use super::scorer::Scorer;
+use crate::endpoint::frames_in;
+use crate::hypothesis::{EmittedToken, Word};
+use crate::tokens::Tokens;
+
+/// Where the frames begin that are searched once more.
+#[derive(Debug, Clone, PartialEq)]
+struct Beginning<T> {
+    frame: u64,
+    /// The token before, and whether it sounds up to here, so that going on with it is no new token.
+    last: Option<u32>,
+    is_sounding: bool,
+    /// The scorer's state behind the tokens before; it has not been told that `word` is complete.
+    state: T,
+    word: String,
+    /// Whether only a new word may follow: what comes before is final.
+    is_between_words: bool,
+}
+
+/// The frames of one stream that a second pass would search.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct SecondPass<S: Scorer> {
+    tokens: Arc<Tokens>,
+    /// Of the second pass.
+    width: usize,
+    /// Of the first.
+    pruning: Pruning,
+    scorer: S,
+    most_frames: usize,
+    beginning: Beginning<S::State>,
+    /// Classes and their natural log-probs, frame behind frame.
+    classes: Vec<(u32, f32)>,
+    /// Where each frame's classes end.
+    ends: Vec<u32>,
+    /// Words of the open utterance that lie before the beginning.
+    num_words: usize,
+    /// What is kept is not all that is needed; so until the next stable word.
+    is_incomplete: bool,
+    /// Settings changed within the utterance.
+    is_spoilt: bool,
+}
+
+impl<S: Scorer + Clone> SecondPass<S> {
+    /// Audio that is kept at most.
+    pub(crate) const SPAN: Duration = Duration::from_secs(10);
+    /// Frames times width that a second pass searches at most.
+    pub(crate) const WORK: usize = 32_000;
+
+    /// For a first pass that stands at output frame `frame`, `last` its sounding token.
+    pub(crate) fn new(
+        tokens: Arc<Tokens>,
+        width: usize,
+        pruning: Pruning,
+        frame_duration: Duration,
+        scorer: S,
+        frame: u64,
+        last: Option<u32>,
+    ) -> Self {
+        Self {
+            beginning: Beginning {
+                frame,
+                last,
+                is_sounding: last.is_some(),
+                state: scorer.start(),
+                word: String::new(),
+                is_between_words: false,
+            },
+            most_frames: most_frames(frame_duration),
+            tokens,
+            width,
+            pruning,
+            scorer,
+            classes: Vec::new(),
+            ends: Vec::new(),
+            num_words: 0,
+            is_incomplete: false,
+            is_spoilt: false,
+        }
+    }
+
+    /// Keeps a frame: the classes that the first pass tried in it.
+    pub(crate) fn keep(&mut self, tried: impl Iterator<Item = (u32, f32)>) {
+        if self.is_incomplete {
+            return;
+        }
+        if self.ends.len() == self.most_frames {
+            self.classes.clear();
+            self.ends.clear();
+            self.is_incomplete = true;
+            return;
+        }
+        self.classes.extend(tried);
+        self.ends.push(self.classes.len() as u32);
+    }
+
+    /// Nothing is open at `frame`, and nothing has been said since the beginning: it moves here.
+    pub(crate) fn nothing_yet(&mut self, frame: u64) {
+        if self.num_words == 0 && !self.is_spoilt {
+            self.classes.clear();
+            self.ends.clear();
+            self.is_incomplete = false;
+            let beginning = &mut self.beginning;
+            (beginning.frame, beginning.last, beginning.is_sounding) = (frame, None, false);
+        }
+    }
+
+    /// Moves the beginning behind the words that are stable now. `words` are those of the open utterance, `stable_tokens` what they were
+    /// joined from, and `now` is the number of frames seen.
+    pub(crate) fn settled(&mut self, words: &[Word], stable_tokens: &[EmittedToken], now: u64) {
+        let (Some(last_word), Some(last)) = (words.last(), stable_tokens.last()) else {
+            return;
+        };
+        if words.len() <= self.num_words {
+            return;
+        }
+        let from = self.beginning.frame;
+        for token in stable_tokens.iter().filter(|token| token.start >= from) {
+            if self.tokens.begins_word(token.id) {
+                self.tell_word();
+            }
+            let (_, state) = self.scorer.token(&self.beginning.state, token.id);
+            self.beginning.state = state;
+            self.beginning.word.push_str(self.tokens.spelling(token.id));
+        }
+        self.num_words = words.len();
+        let frame = last_word.end.min(now);
+        let dropped = usize::try_from(frame.saturating_sub(from)).unwrap_or(usize::MAX);
+        if self.is_incomplete {
+            // Frames between the word's end and here are lost.
+            self.is_incomplete = frame < now;
+            self.beginning.frame = frame;
+        } else {
+            self.drop_frames(dropped);
+            self.beginning.frame = frame;
+        }
+        self.beginning.last = Some(last.id);
+        self.beginning.is_sounding = last.end >= frame;
+        self.beginning.is_between_words = true;
+    }
+
+    /// Takes over other settings; if they are others, the open utterance gets no second pass.
+    pub(crate) fn reconfigure(&mut self, width: usize, pruning: Pruning, scorer: S)
+    where
+        S: PartialEq,
+    {
+        if (self.width, self.pruning) != (width, pruning) || self.scorer != scorer {
+            (self.width, self.pruning, self.scorer) = (width, pruning, scorer);
+            self.spoil();
+        }
+    }
+
+    /// The open utterance gets no second pass.
+    pub(crate) fn spoil(&mut self) {
+        self.is_spoilt = true;
+    }
+
+    /// An utterance ended at `frame`, all of it final; `last` is the first pass's sounding token.
+    pub(crate) fn ended(&mut self, frame: u64, last: Option<u32>) {
+        self.classes.clear();
+        self.ends.clear();
+        self.num_words = 0;
+        (self.is_incomplete, self.is_spoilt) = (false, false);
+        self.beginning.frame = frame;
+        self.beginning.last = last;
+        self.beginning.is_sounding = last.is_some();
+        self.beginning.state = self.scorer.start();
+        self.beginning.word.clear();
+        self.beginning.is_between_words = false;
+    }
+
+    /// The words before the beginning became a final of their own; the open word and the scorer go on.
+    pub(crate) fn cut(&mut self) {
+        self.num_words = 0;
+    }
+
+    /// The `count` best ways on from the last stable word, the best first; empty where there is no second pass. Allocates.
+    pub(crate) fn n_best(&self, count: usize) -> Vec<BeamHypothesis> {
+        let width = self.width.min(Self::WORK / self.ends.len().max(1));
+        if self.is_spoilt || self.is_incomplete || self.ends.is_empty() || width <= self.pruning.beam_width {
+            return Vec::new();
+        }
+        let pruning = Pruning {
+            beam_width: width,
+            settle_frames: u64::MAX,
+            ..self.pruning
+        };
+        let Beginning {
+            frame,
+            last,
+            is_sounding,
+            state,
+            word,
+            is_between_words,
+        } = &self.beginning;
+        let mut search = PrefixBeam::new(Arc::clone(&self.tokens), pruning, self.scorer.clone());
+        let sounding = last.filter(|_| *is_sounding);
+        search.begin_behind(sounding, *frame, *state, word, *is_between_words);
+        let mut log_probs = vec![f32::NEG_INFINITY; self.tokens.len()];
+        let (mut settled, mut from) = (Vec::new(), 0);
+        for &end in &self.ends {
+            let classes = self.classes.get(from as usize..end as usize).unwrap_or_default();
+            from = end;
+            fill(&mut log_probs, classes.iter().copied());
+            search.step(&log_probs);
+            fill(
+                &mut log_probs,
+                classes.iter().map(|&(class, _)| (class, f32::NEG_INFINITY)),
+            );
+            settled.extend(search.drain_events().filter_map(super::whole::ended));
+        }
+        let mut found = search.n_best(count);
+        for hypothesis in &mut found {
+            hypothesis.tokens.splice(0..0, settled.iter().copied());
+            // The run that goes on from before the beginning.
+            let goes_on = |token: &EmittedToken| Some(token.id) == sounding && token.start == *frame;
+            if hypothesis.tokens.first().is_some_and(goes_on) {
+                hypothesis.tokens.remove(0);
+            }
+        }
+        found
+    }
+
+    /// Bytes on the heap.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.classes.capacity() * size_of::<(u32, f32)>()
+            + self.ends.capacity() * size_of::<u32>()
+            + self.beginning.word.capacity()
+    }
+
+    /// The most that [`heap_bytes`](Self::heap_bytes) can be. A growing vector holds at most twice what it needs.
+    pub(crate) fn max_heap_bytes(tokens: &Tokens, pruning: &Pruning, frame_duration: Duration) -> usize {
+        let classes = pruning.max_tokens.min(tokens.len());
+        let frames = most_frames(frame_duration);
+        let each = classes * size_of::<(u32, f32)>() + size_of::<u32>();
+        let word = tokens.longest_spelling().saturating_mul(frames);
+        frames.saturating_mul(each).saturating_add(word).saturating_mul(2)
+    }
+
+    fn tell_word(&mut self) {
+        if !self.beginning.word.is_empty() {
+            let (_, state) = self.scorer.word(&self.beginning.state, &self.beginning.word);
+            self.beginning.state = state;
+            self.beginning.word.clear();
+        }
+    }
+
+    fn drop_frames(&mut self, count: usize) {
+        let count = count.min(self.ends.len());
+        let Some(gone) = count.checked_sub(1).and_then(|last| self.ends.get(last).copied()) else {
+            return;
+        };
+        self.classes.drain(..gone as usize);
+        self.ends.drain(..count);
+        for end in &mut self.ends {
+            *end -= gone;
+        }
+    }
+}
+
+fn fill(log_probs: &mut [f32], classes: impl Iterator<Item = (u32, f32)>) {
+    for (class, log_prob) in classes {
+        if let Some(place) = log_probs.get_mut(class as usize) {
+            *place = log_prob;
+        }
+    }
+}
+
+fn most_frames(frame_duration: Duration) -> usize {
+    usize::try_from(frames_in(
+        SecondPass::<super::scorer::NoScorer>::SPAN,
+        frame_duration,
+    ))
+    .unwrap_or(usize::MAX)
+}
