@@ -24,6 +24,8 @@ pub const RATES_HZ: std::ops::RangeInclusive<u32> = 8_000..=192_000;
 pub const CHANNELS: u16 = 8;
 /// Widest beam that a client may ask for: a wider one would make the others of its batch late.
 pub const BEAM_WIDTH: usize = 64;
+/// Widest second search that a client may ask for: it is made once an utterance, in the turn of its last segment.
+pub const SECOND_PASS_WIDTH: usize = 200;
 /// Letters of all hotwords of a session together: what bounds the memory of their automaton, about fifty bytes each.
 pub const HOTWORD_LETTERS: usize = 16_384;
 /// Longest form field that is no file, in bytes.

@@ -239,6 +239,9 @@ async fn read_field(app: &App, form: &mut Form, field: Field<'_>) -> Result<(), 
         "alternatives" => {
             form.decoding.alternatives = Some(number("alternatives", &value, "whole number")?);
         }
+        "second_pass_width" => {
+            form.decoding.second_pass_width = Some(number("second_pass_width", &value, "whole number")?);
+        }
         "language_model_weight" => {
             form.decoding.language_model_weight = Some(number("language_model_weight", &value, "number")?);
         }

@@ -103,12 +103,18 @@ pub fn decoding(wanted: Decoding, settings: Decoding) -> Result<Decoding, Refuse
     let wanted = wanted.or(settings);
     let decoding = wanted.over(transcript::Decoding::default());
     let refused = |message| Err(Refused::new(ErrorCode::InvalidField, message));
-    if decoding.beam_width > limits::BEAM_WIDTH {
-        return refused(format!(
-            "beam_width: expected 1 to {}, found {}",
-            limits::BEAM_WIDTH,
-            decoding.beam_width
-        ));
+    for (name, low, high, found) in [
+        ("beam_width", 1, limits::BEAM_WIDTH, decoding.beam_width),
+        (
+            "second_pass_width",
+            0,
+            limits::SECOND_PASS_WIDTH,
+            decoding.second_pass_width,
+        ),
+    ] {
+        if found > high {
+            return refused(format!("{name}: expected {low} to {high}, found {found}"));
+        }
     }
     match decoding.validate() {
         Ok(()) => Ok(wanted),
@@ -263,6 +269,7 @@ pub fn from_query<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Re
             "hotwords" => start.options.hotwords = Some(hotwords::list(value)),
             "beam_width" => start.options.decoding.beam_width = number(name, value)?,
             "alternatives" => start.options.decoding.alternatives = number(name, value)?,
+            "second_pass_width" => start.options.decoding.second_pass_width = number(name, value)?,
             "language_model_weight" => {
                 start.options.decoding.language_model_weight = decimal(name, value)?;
             }
@@ -396,6 +403,7 @@ mod tests {
             Decoding {
                 beam_width: Some(16),
                 alternatives: Some(3),
+                second_pass_width: None,
                 language_model_weight: Some(0.25),
                 word_bonus: Some(-1.0),
             }
@@ -407,6 +415,10 @@ mod tests {
             (
                 ("beam_width", "wide"),
                 "`beam_width` must be a whole number, not `wide`",
+            ),
+            (
+                ("second_pass_width", "201"),
+                "second_pass_width: expected 0 to 200, found 201",
             ),
             (
                 ("language_model_weight", "11"),

@@ -53,6 +53,8 @@ pub struct Decoding {
     pub beam_width: Option<u32>,
     /// Hypotheses that a final shows, the best one included.
     pub alternatives: Option<u32>,
+    /// Width of a second search of each utterance at its end; 0 is none.
+    pub second_pass_width: Option<u32>,
     /// What a word's natural log-probability in the language model is multiplied by; 0 is no language model.
     pub language_model_weight: Option<f32>,
     /// Added for every word, where a language model is heard.
@@ -66,6 +68,7 @@ impl Decoding {
         Self {
             beam_width: self.beam_width.or(other.beam_width),
             alternatives: self.alternatives.or(other.alternatives),
+            second_pass_width: self.second_pass_width.or(other.second_pass_width),
             language_model_weight: self.language_model_weight.or(other.language_model_weight),
             word_bonus: self.word_bonus.or(other.word_bonus),
         }
@@ -79,6 +82,7 @@ impl Decoding {
         transcript::Decoding {
             beam_width: count(self.beam_width, settings.beam_width),
             alternatives: count(self.alternatives, settings.alternatives),
+            second_pass_width: count(self.second_pass_width, settings.second_pass_width),
             language_model_weight: self
                 .language_model_weight
                 .unwrap_or(settings.language_model_weight),
