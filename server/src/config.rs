@@ -144,6 +144,8 @@ pub const SETTINGS: &[Setting] = &[
         apply: |config, text| { config.limits.files = in_range(text, 1, 1024)?; Ok(()) } },
     Setting { key: "max_file_seconds", value_name: "S", help: "Longest audio of a file [default: 14400]",
         apply: |config, text| { config.limits.file_audio = seconds(text, 1, 31_536_000)?; Ok(()) } },
+    Setting { key: "max_whole_seconds", value_name: "S", help: "Longest audio of a file for a model that cannot stream and hears it as a whole; memory and time can grow with its square [default: 120]",
+        apply: |config, text| { config.limits.whole_audio = seconds(text, 1, 3600)?; Ok(()) } },
     Setting { key: "max_decode_seconds", value_name: "S", help: "Longest time that unpacking a file may take, so that no crafted file holds a thread [default: 60]",
         apply: |config, text| { config.limits.file_decode = seconds(text, 1, 3600)?; Ok(()) } },
     Setting { key: "drain_seconds", value_name: "S", help: "From SIGTERM to exit at the latest; sessions get their last words in that time [default: 25]",
