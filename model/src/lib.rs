@@ -31,6 +31,7 @@ pub mod tokens;
 pub mod transcript;
 pub mod transducer;
 pub mod vad;
+mod whole;
 
 pub use config::Config;
 pub use error::ModelError;

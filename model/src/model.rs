@@ -1,4 +1,5 @@
-//! A model directory, loaded and ready to serve: configuration, tokens and a streaming encoder with a CTC head.
+//! A model directory, loaded and ready to serve: configuration, tokens and an encoder with a CTC head, which is stepped live or, where it
+//! cannot stream, given whole utterances.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::precision::Precision;
 use crate::tokens::Tokens;
 use crate::transcript::{Decoding, Transcriber, TranscriberOptions};
 use crate::transducer::Networks;
+use crate::whole::WholeEncoder;
 
 /// Name of the configuration in a model directory.
 pub const CONFIG_FILE: &str = "config.json";
@@ -40,9 +42,17 @@ pub struct Model {
     config: Config,
     features: FeatureConfig,
     tokens: Arc<Tokens>,
-    encoder: Box<dyn StreamingEncoder>,
+    encoder: Executor,
     transducer: Option<Arc<Networks>>,
     language_model: Option<Arc<LanguageModel>>,
+}
+
+/// How a model's encoder runs.
+enum Executor {
+    /// Step by step, many sessions at once.
+    Steps(Box<dyn StreamingEncoder>),
+    /// An utterance at a time.
+    Whole(WholeEncoder),
 }
 
 impl std::fmt::Debug for Model {
@@ -158,8 +168,13 @@ impl Model {
                 }
             }
         }
-        if let Some(reason) = architecture::cannot_stream(&config.encoder) {
-            problems.push(ModelError::CannotStream { reason }.to_string());
+        let cannot_stream = architecture::cannot_stream(&config.encoder);
+        if architecture::geometry(&config.encoder).is_none() {
+            problems.extend(
+                cannot_stream
+                    .iter()
+                    .map(|reason| format!("{CONFIG_FILE}: architecture: {reason}")),
+            );
         }
         // Without usable tokens the head's own size is taken, so that the rest of the file is still checked.
         let classes = match (&config.ctc, &tokens) {
@@ -172,7 +187,14 @@ impl Model {
         )?;
         match (weights, tokens, config.features.clone()) {
             (Some(weights), Some(tokens), Some(features)) if problems.is_empty() => Ok(Self {
-                encoder: architecture::streaming_encoder_in(&config, &weights, device, precision)?,
+                encoder: match cannot_stream {
+                    None => Executor::Steps(architecture::streaming_encoder_in(
+                        &config, &weights, device, precision,
+                    )?),
+                    Some(reason) => {
+                        Executor::Whole(WholeEncoder::new(&config, &weights, tokens.len(), reason)?)
+                    }
+                },
                 transducer: match &config.encoder {
                     EncoderConfig::EmformerRnnt(sizes) => Some(Arc::new(Networks::new(sizes, &weights)?)),
                     _ => None,
@@ -238,15 +260,38 @@ impl Model {
         self.transducer.as_ref()
     }
 
-    /// What a step consumes and produces; `output_dim` is the number of classes, or the width of an encoder frame of a
-    /// transducer.
+    /// What a step consumes and produces, or an utterance where the model cannot stream; `output_dim` is the number of classes, or the
+    /// width of an encoder frame of a transducer.
     pub fn geometry(&self) -> &Geometry {
-        self.encoder.geometry()
+        match &self.encoder {
+            Executor::Steps(encoder) => encoder.geometry(),
+            Executor::Whole(encoder) => encoder.geometry(),
+        }
     }
 
-    /// The encoder with its head.
-    pub fn encoder(&self) -> &dyn StreamingEncoder {
-        self.encoder.as_ref()
+    /// Why the model cannot be stepped live, or `None` when it can.
+    pub fn cannot_stream(&self) -> Option<&str> {
+        match &self.encoder {
+            Executor::Steps(_) => None,
+            Executor::Whole(encoder) => Some(encoder.reason()),
+        }
+    }
+
+    /// Encodes one whole utterance of a model that cannot stream: `(frames + look-ahead, features) f32` row by row into `(output frames,
+    /// classes) f32` log-probs, for its [`transcriber`](Self::transcriber). Takes long and allocates much: attention grows with the
+    /// square of the frames.
+    ///
+    /// # Errors
+    /// [`ModelError::Input`] for features that do not fit, or a model that is stepped.
+    pub fn encode_whole(&self, features: &[f32]) -> Result<Vec<f32>, ModelError> {
+        match &self.encoder {
+            Executor::Steps(_) => Err(ModelError::input(
+                "model",
+                "one that cannot stream",
+                "one whose encoder is stepped",
+            )),
+            Executor::Whole(encoder) => encoder.log_probs(features),
+        }
     }
 
     /// Delays that the model itself causes.
@@ -270,9 +315,12 @@ impl Model {
         self.feature_frame_seconds() * self.geometry().subsampling as f64
     }
 
-    /// Multiply-adds in the matrix products of one session's step, its left context full.
+    /// Multiply-adds in the matrix products of one session's step, its left context full; 0 where there are no steps.
     pub fn products_per_step(&self) -> u64 {
-        self.encoder.products_per_step()
+        match &self.encoder {
+            Executor::Steps(encoder) => encoder.products_per_step(),
+            Executor::Whole(_) => 0,
+        }
     }
 
     /// Makes the decoder of a new session's output frames.
@@ -299,22 +347,33 @@ impl Model {
         }
     }
 
-    /// Allocates the state of a new session.
+    /// Allocates the state of a new session; an empty one where there are no steps.
     pub fn new_state(&self) -> StateCache {
-        self.encoder.new_state()
+        match &self.encoder {
+            Executor::Steps(encoder) => encoder.new_state(),
+            Executor::Whole(_) => StateCache::new(0),
+        }
     }
 
     /// Makes a state as good as new, whatever it holds.
     pub fn reset(&self, state: &mut StateCache) {
-        self.encoder.reset(state);
+        match &self.encoder {
+            Executor::Steps(encoder) => encoder.reset(state),
+            Executor::Whole(_) => state.steps = 0,
+        }
     }
 
     /// Advances every row by one segment; each row's output becomes `(output_frames, classes) f32` log-probs.
     ///
     /// # Errors
-    /// As [`StreamingEncoder::step`].
+    /// As [`StreamingEncoder::step`], and [`ModelError::CannotStream`].
     pub fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), ModelError> {
-        self.encoder.step(rows)
+        match &self.encoder {
+            Executor::Steps(encoder) => encoder.step(rows),
+            Executor::Whole(encoder) => Err(ModelError::CannotStream {
+                reason: encoder.reason().into(),
+            }),
+        }
     }
 }
 

@@ -126,7 +126,8 @@ impl App {
             EngineState::Failed => ("failed", status.retry_after),
             EngineState::Draining => ("draining", DRAINING_RETRY),
             EngineState::Ready if self.draining.is_cancelled() => ("draining", DRAINING_RETRY),
-            EngineState::Ready if status.free == 0 => ("full", status.retry_after),
+            // A server whose models all hear whole recordings has no slots, and lacks none.
+            EngineState::Ready if status.free == 0 && status.slots > 0 => ("full", status.retry_after),
             EngineState::Ready => ("ready", Duration::ZERO),
         };
         Readiness {
@@ -145,6 +146,9 @@ pub const DRAINING_RETRY: Duration = Duration::from_secs(5);
 pub fn refused(error: OpenError) -> ApiError {
     match error {
         OpenError::Refused(refusal) => ApiError::new(refusal.code).retry_after(refusal.retry_after),
+        OpenError::CannotStream(message) => {
+            ApiError::with_message(ErrorCode::CannotStream, message).param("model")
+        }
         OpenError::UnknownModel(_) => ApiError::with_message(ErrorCode::UnknownModel, error.to_string()),
         OpenError::Audio(error) => ApiError::with_message(ErrorCode::InvalidField, error.to_string()),
     }

@@ -150,6 +150,14 @@ impl StepModel for Model {
         Self::max_transcriber_bytes(self, decoding)
     }
 
+    fn cannot_stream(&self) -> Option<&str> {
+        Self::cannot_stream(self)
+    }
+
+    fn encode_whole(&self, features: &[f32]) -> Result<Vec<f32>, StepFailed> {
+        Self::encode_whole(self, features).map_err(|error| StepFailed(error.to_string()))
+    }
+
     fn new_state(&self) -> StateCache {
         Self::new_state(self)
     }

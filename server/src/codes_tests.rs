@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::auth::{Access, Secret};
-use crate::engine::tests::{Fake, Fault, options, soon, speech, start};
+use crate::engine::tests::{Fake, Fault, options, soon, speech, start_both};
 use crate::engine::{Engine, EngineOptions};
 use crate::limits::{self, Limits};
 use crate::metrics::Metrics;
@@ -59,12 +59,12 @@ impl Served {
 
     fn with(options: EngineOptions, limits: Limits, keys: &[&str]) -> Self {
         let model = Fake::new();
-        let engine = start(&model, options);
+        let engine = start_both(&model, &Fake::hearing_whole("recorder"), options);
         let keys: Vec<Secret> = keys.iter().map(|key| Secret::new((*key).into())).collect();
         let (draining, closing) = (CancellationToken::new(), CancellationToken::new());
         let app = App {
             engine: Arc::clone(&engine),
-            models: ModelNames(vec!["fake".into()]),
+            models: ModelNames(vec!["fake".into(), "recorder".into()]),
             latencies: Vec::new(),
             languages: vec!["en".into()],
             decoding: crate::wire::native::Decoding::default(),
@@ -236,6 +236,7 @@ async fn requests(seen: &mut HashSet<&'static str>) {
     for (query, code) in [
         ("?encoding=opus", "unknown_encoding"),
         ("?model=nobody", "unknown_model"),
+        ("?model=recorder", "cannot_stream"),
         ("?sample_rate=1", "unsupported_rate"),
         ("?channels=9", "unsupported_channels"),
         ("?partials=perhaps", "invalid_field"),
@@ -276,6 +277,18 @@ async fn requests(seen: &mut HashSet<&'static str>) {
         seen.insert(code);
     }
 
+    let brief = Served::with(
+        EngineOptions {
+            whole_limit: Duration::from_millis(900),
+            ..options(1)
+        },
+        Limits::default(),
+        &[],
+    );
+    let long = [("model", b"recorder".as_slice()), ("file", &wav())];
+    assert_eq!(brief.refused_form(&long).await, "too_long_for_model");
+    seen.insert("too_long_for_model");
+
     let full = Served::with(
         EngineOptions {
             slots: Some(1),
@@ -299,6 +312,7 @@ async fn sessions(seen: &mut HashSet<&'static str>) {
     for (start, code) in [
         (json!({"type": "start", "encoding": "opus"}), "unknown_encoding"),
         (json!({"type": "start", "model": "nobody"}), "unknown_model"),
+        (json!({"type": "start", "model": "recorder"}), "cannot_stream"),
         (json!({"type": "start", "sample_rate": 1}), "unsupported_rate"),
         (json!({"type": "start", "channels": 9}), "unsupported_channels"),
         (json!({"type": "flush", "id": "x".repeat(300)}), "invalid_field"),

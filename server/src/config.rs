@@ -128,13 +128,9 @@ pub const SETTINGS: &[Setting] = &[
         apply: |config, text| { config.backlog = seconds(text, 1, 600)?; Ok(()) } },
     Setting { key: "beam_width", value_name: "N", help: "Hypotheses that the decoder keeps where a client does not say; 1 is the best path, wider beams cost processor time [default: 32 for a model with a language model, else 1]",
         apply: |config, text| { config.decoding.beam_width = u32::try_from(in_range(text, 1, limits::BEAM_WIDTH)?).ok(); Ok(()) } },
-<<<<<<< Updated upstream
-    Setting { key: "language_model_weight", value_name: "X", help: "How much the language model beside a model is heard where a client does not say, from 0 (not at all) to 10; only beams hear it [default: 0.3]",
-=======
     Setting { key: "second_pass_width", value_name: "N", help: "Width of a second search of each utterance at its end, of what is not stable by then, where a client does not say; 0 is none [default: 64 for a model with a language model, else 0]",
         apply: |config, text| { config.decoding.second_pass_width = u32::try_from(in_range(text, 0, limits::SECOND_PASS_WIDTH)?).ok(); Ok(()) } },
-    Setting { key: "language_model_weight", value_name: "X", help: "How much the language model beside a model is heard where a client does not say, from 0 (not at all) to 10; only beams hear it [default: 0.4]",
->>>>>>> Stashed changes
+    Setting { key: "language_model_weight", value_name: "X", help: "How much the language model beside a model is heard where a client does not say, from 0 (not at all) to 10; only beams hear it [default: 0.3]",
         apply: |config, text| { config.decoding.language_model_weight = Some(decimal(text, &transcript::Decoding::LANGUAGE_MODEL_WEIGHT)?); Ok(()) } },
     Setting { key: "word_bonus", value_name: "X", help: "Added to the score of every word where a language model is heard, from -10 to 10; higher gives more and shorter words [default: 1]",
         apply: |config, text| { config.decoding.word_bonus = Some(decimal(text, &transcript::Decoding::WORD_BONUS)?); Ok(()) } },
@@ -150,6 +146,8 @@ pub const SETTINGS: &[Setting] = &[
         apply: |config, text| { config.limits.files = in_range(text, 1, 1024)?; Ok(()) } },
     Setting { key: "max_file_seconds", value_name: "S", help: "Longest audio of a file [default: 14400]",
         apply: |config, text| { config.limits.file_audio = seconds(text, 1, 31_536_000)?; Ok(()) } },
+    Setting { key: "max_whole_seconds", value_name: "S", help: "Longest audio of a file for a model that cannot stream and hears it as a whole; memory and time can grow with its square [default: 120]",
+        apply: |config, text| { config.limits.whole_audio = seconds(text, 1, 3600)?; Ok(()) } },
     Setting { key: "max_decode_seconds", value_name: "S", help: "Longest time that unpacking a file may take, so that no crafted file holds a thread [default: 60]",
         apply: |config, text| { config.limits.file_decode = seconds(text, 1, 3600)?; Ok(()) } },
     Setting { key: "drain_seconds", value_name: "S", help: "From SIGTERM to exit at the latest; sessions get their last words in that time [default: 25]",

@@ -28,7 +28,10 @@ impl std::str::FromStr for DeviceChoice {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
             "cuda" => Ok(Self::Cuda),
-            _ => Err("expected auto, cpu or cuda".into()),
+            "gpu" | "nvidia" => {
+                Err("is spelt cuda: an NVIDIA GPU; auto takes one where it can be used".into())
+            }
+            _ => Err("is none of auto, cpu and cuda (an NVIDIA GPU)".into()),
         }
     }
 }

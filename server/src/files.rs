@@ -1,4 +1,5 @@
-//! From a file to its transcript, through the same streaming steps as a microphone: for `POST` and for `transcribe`.
+//! From a file to its transcript, through the same streaming steps as a microphone: for `POST` and for `transcribe`. A model that cannot
+//! stream hears the file as a whole.
 //!
 //! The container is decoded on a blocking thread, block by block, into a short queue; the engine takes samples as it
 //! has room. Dropping a [`FileTranscription`] ends both.
@@ -60,6 +61,7 @@ impl FileError {
             Self::Unreadable { code, .. } | Self::Engine { code, .. } => *code,
             Self::Refused(OpenError::Refused(refusal)) => refusal.code,
             Self::Refused(OpenError::UnknownModel(_)) => ErrorCode::UnknownModel,
+            Self::Refused(OpenError::CannotStream(_)) => ErrorCode::CannotStream,
             Self::Refused(OpenError::Audio(_)) => ErrorCode::UnsupportedFile,
         }
     }

@@ -48,6 +48,8 @@ pub struct Limits {
     pub files: usize,
     /// Longest audio of a file.
     pub file_audio: Duration,
+    /// Longest audio of a file for a model that cannot stream.
+    pub whole_audio: Duration,
     /// Longest time that decoding a file's container may take.
     pub file_decode: Duration,
     /// From SIGTERM to exit at the latest.
@@ -64,6 +66,7 @@ impl Default for Limits {
             body_bytes: 100 * 1024 * 1024,
             files: 8,
             file_audio: Duration::from_secs(4 * 3600),
+            whole_audio: Duration::from_secs(120),
             file_decode: Duration::from_secs(60),
             drain: Duration::from_secs(25),
         }

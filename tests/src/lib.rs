@@ -77,13 +77,7 @@ impl Server {
     /// # Errors
     /// When nobody listens or the answer is not 200 with JSON.
     pub async fn ready(&self) -> Result<Value> {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let mut socket = TcpStream::connect(("127.0.0.1", self.port)).await?;
-        socket
-            .write_all(b"GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            .await?;
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).await?;
+        let answer = self.get("/ready").await?;
         ensure!(answer.starts_with("HTTP/1.1 200"), "not ready: {answer}");
         let body = answer
             .split_once("\r\n\r\n")
@@ -93,6 +87,20 @@ impl Server {
             .find('{')
             .and_then(|at| body.rfind('}').map(|end| &body[at..=end]));
         Ok(serde_json::from_str(json.context("a body without JSON")?)?)
+    }
+
+    /// The whole answer to a `GET` of a path, head and body.
+    ///
+    /// # Errors
+    /// When nobody listens or the answer is no text.
+    pub async fn get(&self, path: &str) -> Result<String> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut socket = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await?;
+        Ok(answer)
     }
 
     /// Where its sockets are opened.
@@ -128,7 +136,19 @@ impl Server {
     /// # Errors
     /// When the server refuses it.
     pub async fn session_with(&self, key: Option<&str>) -> Result<Session> {
-        let url = format!("ws://127.0.0.1:{}/v1/stream", self.port);
+        self.open("", key).await
+    }
+
+    /// Opens a native session that is set up by this query, which begins with `?`.
+    ///
+    /// # Errors
+    /// When the server refuses it.
+    pub async fn session_at(&self, query: &str) -> Result<Session> {
+        self.open(query, None).await
+    }
+
+    async fn open(&self, query: &str, key: Option<&str>) -> Result<Session> {
+        let url = format!("ws://127.0.0.1:{}/v1/stream{query}", self.port);
         let mut request = url.into_client_request()?;
         if let Some(key) = key {
             let value = format!("Bearer {key}").parse()?;

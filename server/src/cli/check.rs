@@ -43,10 +43,14 @@ pub(super) fn doctor(matches: &ArgMatches) -> Outcome {
         Ok(models) => {
             for model in models {
                 let options = serve::engine_options_for(&config, &Device::Cpu, &[Arc::clone(&model)]);
-                report.good(
-                    "model",
-                    format!("{}, {}", model.id(), session_bytes(&model, &options)?),
-                );
+                let what = match model.cannot_stream() {
+                    None => session_bytes(&model, &options)?,
+                    Some(reason) => format!(
+                        "for whole recordings of at most {} s: {reason}",
+                        options.whole_limit.as_secs()
+                    ),
+                };
+                report.good("model", format!("{}, {what}", model.id()));
             }
         }
         Err(error) => report.bad("model", format!("{error:#}")),

@@ -34,10 +34,19 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
             let facts = serde_json::json!({
                 "id": model.id(), "sample_rate": model.sample_rate_hz(), "tokens": model.tokens().len(),
                 "latency_ms": latency, "state_kib": state_kib, "features": geometry.num_features,
+                "streaming": model.cannot_stream().is_none(),
             });
             writeln!(out, "{facts}")?;
         } else if arguments.names.is_empty() {
             writeln!(out, "{}", model.id())?;
+        } else if let Some(reason) = model.cannot_stream() {
+            writeln!(
+                out,
+                "{}\n  rate     {} Hz\n  streams  no: {reason}; it takes whole recordings\n  tokens   {}",
+                model.id(),
+                model.sample_rate_hz(),
+                model.tokens().len(),
+            )?;
         } else {
             writeln!(
                 out,

@@ -79,6 +79,7 @@ pub(super) fn engine_options(config: &Config, device: &Device) -> EngineOptions 
     let mut options = EngineOptions {
         backlog: config.backlog,
         file_slots: config.limits.files,
+        whole_limit: config.limits.whole_audio,
         ..EngineOptions::default()
     };
     if config.threads > 0 {

@@ -1,6 +1,8 @@
 //! The computing half of a stream: front end, state cache, transcriber, timeline. It belongs to whoever works on it: the
 //! stream while parked, a worker while it computes.
 
+mod whole;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -17,7 +19,7 @@ use super::options::{AudioFormat, EngineOptions, StreamRequest};
 use super::slots::Slot;
 use super::timeline::Timeline;
 use super::{Alternative, Event, Input, Utterance, Word};
-use crate::wire::code::WarningCode;
+use crate::wire::code::{ErrorCode, WarningCode};
 
 /// How late behind its sound a model may emit a letter: part of the virtual silence, so that a letter whose sound
 /// ends with the last sample is still heard.
@@ -35,6 +37,8 @@ pub(super) enum Next {
     },
     /// `done` was said.
     Finished,
+    /// The stream cannot be served: the code and the message of its end.
+    Refused(ErrorCode, String),
 }
 
 /// What follows once all audio so far is through.
@@ -70,6 +74,10 @@ pub(super) struct Core {
     last_word: (u64, i32),
     units_taken: u64,
     warned_non_finite: bool,
+    /// The model cannot stream: everything is heard first and then encoded at once.
+    is_whole: bool,
+    /// Longest audio of such a model.
+    whole_limit: Duration,
 }
 
 impl std::fmt::Debug for dyn StepModel {
@@ -84,6 +92,7 @@ impl Core {
         slot: Slot,
         counters: Arc<Counters>,
         request: &StreamRequest,
+        whole_limit: Duration,
     ) -> Result<Self, FrontendError> {
         let frontend = Frontend::new(FrontendConfig {
             input_rate_hz: request.input_rate_hz,
@@ -100,6 +109,8 @@ impl Core {
         };
         let transcriber = model.transcriber(request.transcriber.clone());
         Ok(Self {
+            is_whole: model.cannot_stream().is_some(),
+            whole_limit,
             model,
             slot,
             pcm,
@@ -156,6 +167,9 @@ impl Core {
         mut pop: impl FnMut(u64) -> Option<Input>,
         events: &mut Vec<Event>,
     ) -> Next {
+        if self.is_whole {
+            return self.advance_whole(pop, events);
+        }
         loop {
             match self.completing.take() {
                 Some((until, then)) if self.slot.state().steps >= until => {
@@ -287,6 +301,10 @@ impl Core {
 
     /// Units of audio that complete the next segment.
     pub(super) fn units_needed(&self) -> u64 {
+        if self.is_whole {
+            // A second at a time: nothing comes of it before the end.
+            return self.unit_bytes() * u64::from(self.frontend.config().input_rate_hz);
+        }
         let num_features = self.model.geometry().num_features;
         let missing = (self.features_needed() - self.features.len()).div_ceil(num_features);
         let samples = self.frontend.samples_needed_for(missing as u64);

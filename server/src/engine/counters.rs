@@ -78,6 +78,8 @@ macro_rules! counters {
 }
 
 counters! {
+    /// Whole utterances encoded, of models that cannot stream.
+    whole_utterances,
     /// Streams opened.
     streams_opened,
     /// Streams that ended with `done`.

@@ -24,6 +24,7 @@ mod supervisor;
 pub(crate) mod tests;
 mod timeline;
 mod warm_up;
+mod whole;
 mod worker;
 
 use std::collections::HashMap;
@@ -93,6 +94,9 @@ pub enum OpenError {
     /// The model is not loaded.
     #[error("unknown model `{0}`")]
     UnknownModel(String),
+    /// The model hears whole utterances and nothing else.
+    #[error("{0}")]
+    CannotStream(String),
     /// Rate, channels or encoding cannot be served.
     #[error(transparent)]
     Audio(#[from] waxwing_frontend::FrontendError),
@@ -112,6 +116,7 @@ pub(crate) struct Shared {
     models: Vec<(Arc<dyn StepModel>, Warmth)>,
     queue: Mutex<Queue>,
     work: Condvar,
+    whole_work: Condvar,
     pool: Arc<SlotPool>,
     counters: Arc<Counters>,
     streams: Mutex<HashMap<String, Weak<StreamShared>>>,
@@ -128,6 +133,8 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 struct Queue {
     ready: ReadyQueue<Arc<StreamShared>>,
+    /// Of models that cannot stream; for the thread that computes nothing else.
+    whole: whole::Waiting,
     shutdown: bool,
 }
 
@@ -159,17 +166,22 @@ impl Engine {
         let pool: Vec<_> = warmed
             .iter()
             .map(|(model, warmth)| {
-                let live = admission(ceiling).live_capacity(warmth.cost);
+                let live = match model.cannot_stream() {
+                    None => admission(ceiling).live_capacity(warmth.cost),
+                    Some(_) => 0,
+                };
                 (Arc::clone(model), warmth.cost, live + options.file_slots)
             })
             .collect();
         let pool = SlotPool::new(&pool, admission(ceiling), Arc::clone(&counters));
         let shared = Arc::new(Shared {
-            watched: supervisor::Watched::new(options.workers),
+            // The last one is the thread for whole utterances.
+            watched: supervisor::Watched::new(options.workers + 1),
             options,
             models: warmed,
             queue: Mutex::default(),
             work: Condvar::new(),
+            whole_work: Condvar::new(),
             pool,
             counters,
             streams: Mutex::default(),
@@ -197,6 +209,11 @@ impl Engine {
                 .position(|(model, _)| model.id() == id)
                 .ok_or_else(|| OpenError::UnknownModel(id.clone()))?,
         };
+        if let (Class::Live, Some(reason)) = (request.class, self.shared.model(model_index).cannot_stream()) {
+            return Err(OpenError::CannotStream(
+                self.refusal_to_stream(model_index, reason),
+            ));
+        }
         if self.shared.watched.state() != Health::Sound {
             let retry_after = self.shared.watched.retry_after();
             return Err(OpenError::Refused(Refusal {
@@ -218,6 +235,7 @@ impl Engine {
             slot,
             Arc::clone(&self.shared.counters),
             request,
+            self.shared.options.whole_limit,
         )?);
         let units_per_second = core.unit_bytes() as f64 * f64::from(request.input_rate_hz);
         let bound = core.bytes_bound(&self.shared.options, request);
@@ -248,6 +266,29 @@ impl Engine {
             units_per_second,
             request: request.clone(),
         })
+    }
+
+    /// Why a model cannot stream and what its user can do instead.
+    fn refusal_to_stream(&self, model: usize, reason: &str) -> String {
+        let streaming: Vec<&str> = self
+            .models()
+            .filter(|model| model.cannot_stream().is_none())
+            .map(|model| model.id())
+            .collect();
+        let instead = match streaming.as_slice() {
+            [] => String::new(),
+            ids => format!(", or name a model that streams: {}", ids.join(", ")),
+        };
+        format!(
+            "`{}` cannot stream: {reason}; send the recording by POST /v1/audio/transcriptions, at most {} s of it{instead}",
+            self.shared.model(model).id(),
+            self.shared.options.whole_limit.as_secs()
+        )
+    }
+
+    /// Longest audio that a model that cannot stream takes at once.
+    pub fn whole_limit(&self) -> Duration {
+        self.shared.options.whole_limit
     }
 
     /// The models served, the default one first.
@@ -350,6 +391,7 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.shared.queue_lock().shutdown = true;
         self.shared.work.notify_all();
+        self.shared.whole_work.notify_all();
         self.supervisor.shut_down(&self.shared);
         for stream in self.shared.open_streams() {
             stream.fail(&self.shared, ErrorCode::Draining, ErrorCode::Draining.text());
@@ -367,6 +409,11 @@ impl Shared {
     fn enqueue(&self, stream: &Arc<StreamShared>, segment_end: f64) {
         let now = Instant::now();
         let (model, _) = &self.models[stream.model];
+        if model.cannot_stream().is_some() {
+            self.queue_lock().whole.push_back(Arc::clone(stream));
+            self.whole_work.notify_one();
+            return;
+        }
         let geometry = model.geometry();
         let segment = model.output_frame_seconds() * geometry.output_frames() as f64;
         let deadline = match stream.class {

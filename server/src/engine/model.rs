@@ -42,6 +42,17 @@ pub trait StepModel: Send + Sync + 'static {
     fn max_transcriber_bytes(&self, decoding: &Decoding) -> usize {
         Transcriber::max_state_bytes(self.tokens(), self.output_frame_seconds(), decoding)
     }
+    /// Why it cannot be stepped live, or `None` when it can. Such a model hears whole utterances and nothing else.
+    fn cannot_stream(&self) -> Option<&str> {
+        None
+    }
+    /// Encodes a whole utterance, `(frames + look-ahead, features) f32`, into `(output frames, classes) f32` log-probs.
+    ///
+    /// # Errors
+    /// [`StepFailed`]; also for a model that is stepped.
+    fn encode_whole(&self, _features: &[f32]) -> Result<Vec<f32>, StepFailed> {
+        Err(StepFailed("this model is stepped".into()))
+    }
     /// A fresh state for one slot; allocated once.
     fn new_state(&self) -> StateCache;
     /// Makes a used state as new.

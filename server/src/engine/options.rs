@@ -28,6 +28,8 @@ pub struct EngineOptions {
     pub file_patience: Duration,
     /// Longest turn of file rows.
     pub file_turn: Duration,
+    /// Longest audio for a model that cannot stream and so hears a file as a whole.
+    pub whole_limit: Duration,
 }
 
 impl Default for EngineOptions {
@@ -43,6 +45,7 @@ impl Default for EngineOptions {
             decoding: Decoding::default(),
             file_patience: Duration::from_secs(10),
             file_turn: Duration::from_millis(20),
+            whole_limit: Duration::from_secs(120),
         }
     }
 }

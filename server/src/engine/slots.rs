@@ -120,12 +120,17 @@ impl SlotPool {
         change(&mut self.lock().admission)
     }
 
-    /// Counts for a stream of the first model.
+    /// Counts for a stream of the first model that streams.
     pub(super) fn counts(&self) -> SlotCounts {
         let inner = self.lock();
-        let cost = inner.served.first().map_or(1.0, |served| served.cost);
+        let mut streaming = inner
+            .served
+            .iter()
+            .filter(|served| served.model.cannot_stream().is_none());
         SlotCounts {
-            live_capacity: inner.admission.live_capacity(cost),
+            live_capacity: streaming
+                .next()
+                .map_or(0, |served| inner.admission.live_capacity(served.cost)),
             live: inner.admission.live(),
             files: inner.admission.files(),
         }

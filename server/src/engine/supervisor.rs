@@ -13,6 +13,7 @@ use super::Shared;
 use super::counters::count;
 use super::model::StepModel;
 use super::stream::StreamShared;
+use super::whole;
 use super::worker::{self, Exit};
 use crate::wire::code::ErrorCode;
 
@@ -142,13 +143,26 @@ impl Watch<'_> {
 impl Shared {
     /// Begins the watch over a step of these streams.
     pub(super) fn watch(&self, worker: usize, streams: &[&Arc<StreamShared>]) -> Watch<'_> {
-        let limit = self
-            .counters
+        self.watch_for(worker, streams, self.step_limit())
+    }
+
+    /// How long a step may take.
+    fn step_limit(&self) -> Duration {
+        self.counters
             .step_time
             .p99()
             .map_or(self.options.hang_after, |p99| {
                 self.options.hang_after.max(HANG_FACTOR * p99)
-            });
+            })
+    }
+
+    /// As [`watch`](Self::watch), over work that may take so long.
+    pub(super) fn watch_for(
+        &self,
+        worker: usize,
+        streams: &[&Arc<StreamShared>],
+        limit: Duration,
+    ) -> Watch<'_> {
         let running = Running {
             due: Instant::now() + limit,
             streams: streams.iter().map(|s| Arc::downgrade(s)).collect(),
@@ -206,6 +220,20 @@ impl Supervisor {
                 }
             })?);
         }
+        if shared
+            .models
+            .iter()
+            .any(|(model, _)| model.cannot_stream().is_some())
+        {
+            let shared = Arc::clone(shared);
+            workers.push(Builder::new().name("whole".into()).spawn(move || {
+                if catch_unwind(AssertUnwindSafe(|| whole::run(&shared))).is_err() {
+                    // As of a worker: whatever can fail is caught inside.
+                    error!("the thread for whole utterances panicked");
+                    give_up(&shared);
+                }
+            })?);
+        }
         let watching = Arc::clone(shared);
         let watchdog = Builder::new()
             .name("watchdog".into())
@@ -246,6 +274,10 @@ fn prove(shared: &Shared, index: usize) -> bool {
 
 /// Steps a fresh row of zeros; `true` when its output is as it should be.
 pub(super) fn probe(model: &dyn StepModel) -> bool {
+    if model.cannot_stream().is_some() {
+        // No worker ever steps it.
+        return true;
+    }
     let stepped = catch_unwind(AssertUnwindSafe(|| {
         let geometry = model.geometry();
         let features = vec![0.0; geometry.frames_needed(0) * geometry.num_features];
@@ -317,4 +349,5 @@ fn give_up(shared: &Shared) {
     }
     shared.failed.notify_waiters();
     shared.work.notify_all();
+    shared.whole_work.notify_all();
 }

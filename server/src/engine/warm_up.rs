@@ -1,6 +1,7 @@
 //! What a step costs on this machine: measured before the first stream is admitted, as it will be paid. All workers
 //! step at once, and a step is the whole of it: samples to features, features to log-probs, log-probs to words.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,9 @@ impl Warmth {
 
 /// Steps noise at growing batch sizes.
 pub(super) fn measure(model: &Arc<dyn StepModel>, options: &EngineOptions) -> Result<Warmth, StepFailed> {
+    if model.cannot_stream().is_some() {
+        return measure_whole(model.as_ref());
+    }
     let (workers, batch_limit) = (options.workers, options.batch_limit);
     let request = microphone(options, RATE_HZ);
     let geometry = model.geometry();
@@ -87,6 +91,22 @@ pub(super) fn measure(model: &Arc<dyn StepModel>, options: &EngineOptions) -> Re
     Ok(Warmth {
         batch_limit: batch_limit.unwrap_or(found.batch_limit).max(1),
         ..found
+    })
+}
+
+/// A model that cannot stream encodes a second of silence, to show that it can. It takes no part in the budget of speech.
+fn measure_whole(model: &dyn StepModel) -> Result<Warmth, StepFailed> {
+    let geometry = model.geometry();
+    let frame_seconds = model.output_frame_seconds() / geometry.subsampling as f64;
+    let frames = ((1.0 / frame_seconds) as usize).next_multiple_of(geometry.subsampling);
+    let features = vec![0.0; (frames.max(1) + geometry.lookahead_frames) * geometry.num_features];
+    let started = Instant::now();
+    let encoded = catch_unwind(AssertUnwindSafe(|| model.encode_whole(&features)));
+    encoded.unwrap_or_else(|_| Err(StepFailed("it panicked".into())))?;
+    Ok(Warmth {
+        cost: 0.0,
+        batch_limit: 1,
+        row_time: started.elapsed(),
     })
 }
 
@@ -167,7 +187,8 @@ fn aged(model: &Arc<dyn StepModel>, batch: usize, request: &StreamRequest) -> Re
             let slot = pool
                 .take(Instant::now(), 0, Class::Live)
                 .map_err(|refusal| StepFailed(refusal.code.to_string()))?;
-            let mut core = Core::new(Arc::clone(model), slot, Arc::clone(&counters), request)
+            let counters = Arc::clone(&counters);
+            let mut core = Core::new(Arc::clone(model), slot, counters, request, Duration::ZERO)
                 .map_err(|error| StepFailed(error.to_string()))?;
             core.age(AGED_STEPS);
             Ok(core)

@@ -17,11 +17,11 @@ use super::{Event, Input, Shared, supervisor};
 use crate::wire::code::ErrorCode;
 
 /// A stream whose core a worker holds.
-struct Held {
-    stream: Arc<StreamShared>,
-    core: Box<Core>,
+pub(super) struct Held {
+    pub(super) stream: Arc<StreamShared>,
+    pub(super) core: Box<Core>,
     deadline: Instant,
-    events: Vec<Event>,
+    pub(super) events: Vec<Event>,
     consumed: usize,
 }
 
@@ -42,7 +42,7 @@ pub(super) fn run(shared: &Arc<Shared>, index: usize) -> Exit {
             if let Some((held, next)) = prepare(shared, item, deadline) {
                 match next {
                     Next::Step => ready.push(held),
-                    Next::Park { .. } | Next::Finished => finished.push((held, next)),
+                    Next::Park { .. } | Next::Finished | Next::Refused(..) => finished.push((held, next)),
                 }
             }
         }
@@ -60,7 +60,7 @@ pub(super) fn run(shared: &Arc<Shared>, index: usize) -> Exit {
 }
 
 /// Takes a stream's core and brings it to its next step, or as far as its inputs go.
-fn prepare(shared: &Shared, stream: Arc<StreamShared>, deadline: Instant) -> Option<(Held, Next)> {
+pub(super) fn prepare(shared: &Shared, stream: Arc<StreamShared>, deadline: Instant) -> Option<(Held, Next)> {
     let mut core = {
         let mut inner = stream.lock();
         let core = inner.core.take()?;
@@ -99,7 +99,7 @@ fn prepare(shared: &Shared, stream: Arc<StreamShared>, deadline: Instant) -> Opt
 }
 
 /// A panic in one session's own stages ends that session; its neighbours never hear of it.
-fn fail_by_panic(shared: &Shared, held: Held, panic: &(dyn Any + Send)) {
+pub(super) fn fail_by_panic(shared: &Shared, held: Held, panic: &(dyn Any + Send)) {
     let (session, cause) = (&held.stream.id, panic_text(panic));
     error!(session, cause, "a stage panicked; the session ends");
     fail(shared, held, ErrorCode::Internal, ErrorCode::Internal.text());
@@ -240,7 +240,10 @@ fn note_step(shared: &Shared, held: &[Held], started: Instant, took: Duration) {
 }
 
 /// Gives the core back to its stream, or to the pool when the stream is over, and queues what is ready again.
-fn hand_back(shared: &Arc<Shared>, held: Held, next: Next) {
+pub(super) fn hand_back(shared: &Arc<Shared>, held: Held, next: Next) {
+    if let Next::Refused(code, message) = &next {
+        return fail(shared, held, *code, message);
+    }
     let Held {
         stream, core, events, ..
     } = held;
@@ -279,7 +282,7 @@ fn hand_back(shared: &Arc<Shared>, held: Held, next: Next) {
             inner.needed_units = units;
             inner.is_ready()
         }
-        Next::Finished => false,
+        Next::Finished | Next::Refused(..) => false,
     };
     inner.place = if ready { Place::Queued } else { Place::Parked };
     drop(inner);
@@ -305,7 +308,7 @@ fn check_bytes(shared: &Shared, stream: &StreamShared, held: usize) {
     }
 }
 
-fn fail(shared: &Shared, held: Held, code: ErrorCode, message: &str) {
+pub(super) fn fail(shared: &Shared, held: Held, code: ErrorCode, message: &str) {
     let Held {
         stream, core, events, ..
     } = held;
@@ -314,7 +317,7 @@ fn fail(shared: &Shared, held: Held, code: ErrorCode, message: &str) {
     stream.fail(shared, code, message);
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
+pub(super) fn panic_text(panic: &(dyn Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
         .copied()

@@ -271,7 +271,7 @@ async fn converse(
                         drop(stream);
                         match app.open_live(&parameters) {
                             Ok((other, heard)) => (stream, remarks) = (other, heard),
-                            Err(error) => return refuse(session, outbox, error.code()),
+                            Err(error) => return refuse(session, outbox, &error),
                         }
                     }
                     outbox.send(&ready(app, &stream, &parameters));
@@ -284,9 +284,10 @@ async fn converse(
 }
 
 /// Ends a session whose second stream was refused.
-fn refuse(session: &mut Session, outbox: &mut Outbox, code: ErrorCode) -> Ended {
+fn refuse(session: &mut Session, outbox: &mut Outbox, error: &ApiError) -> Ended {
     let mut actions = Vec::new();
-    session.fail(code, None, &mut actions);
+    let code = error.code();
+    session.fail(code, Some(error.message().into()), &mut actions);
     for action in actions {
         if let Action::Send(message) = action {
             outbox.send(&message);

@@ -52,6 +52,11 @@ impl ApiError {
         self.code
     }
 
+    /// For the caller.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The JSON body.
     pub fn body(&self) -> ErrorBody {
         let mut body = ErrorBody::new(self.code, self.message.clone(), self.param);

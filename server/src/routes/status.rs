@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::app::App;
-use crate::engine::BUCKETS_MS;
+use crate::engine::{BUCKETS_MS, StepModel};
 use crate::wire::openai::{ModelEntry, ModelList};
 
 /// The body of `GET /ready`.
@@ -51,15 +51,20 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
 
 /// `GET /v1/models`, the default first.
 pub(super) async fn models(State(app): State<Arc<App>>) -> Json<ModelList> {
-    let entry = |id: &String| ModelEntry {
-        id: id.clone(),
-        object: "model",
-        created: 0,
-        owned_by: "waxwing",
+    let entry = |model: &Arc<dyn StepModel>| {
+        let streaming = model.cannot_stream().is_none();
+        ModelEntry {
+            id: model.id().into(),
+            object: "model",
+            created: 0,
+            owned_by: "waxwing",
+            streaming,
+            max_file_seconds: (!streaming).then(|| app.engine.whole_limit().as_secs()),
+        }
     };
     Json(ModelList {
         object: "list",
-        data: app.models.0.iter().map(entry).collect(),
+        data: app.engine.models().map(entry).collect(),
     })
 }
 
@@ -123,7 +128,11 @@ fn write_session_bytes(text: &mut String, app: &App) {
     let name = "waxwing_engine_session_bytes_bound";
     // Writing to a string cannot fail.
     let _ = writeln!(text, "# TYPE {name} gauge");
-    for model in app.engine.models() {
+    for model in app
+        .engine
+        .models()
+        .filter(|model| model.cannot_stream().is_none())
+    {
         let id = model.id();
         for rate in PUBLISHED_RATES_HZ {
             let Ok(bound) = app.engine.session_bytes(model.as_ref(), rate) else {

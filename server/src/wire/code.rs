@@ -65,6 +65,10 @@ error_codes! {
     UnknownEncoding = "unknown_encoding", 400, 1008, false, "unknown encoding";
     /// `model` is not loaded.
     UnknownModel = "unknown_model", 404, 1008, false, "unknown model";
+    /// The model hears whole recordings; the message says why and what to do instead.
+    CannotStream = "cannot_stream", 400, 1008, false, "this model cannot stream: send the recording by POST /v1/audio/transcriptions";
+    /// A recording is longer than its model, which hears it as a whole, takes at once.
+    TooLongForModel = "too_long_for_model", 413, 1009, false, "the recording is longer than this model takes at once";
     /// `sample_rate` is outside the range that can be resampled.
     UnsupportedRate = "unsupported_rate", 400, 1008, false, "unsupported sample rate";
     /// `channels` or `channel` cannot be served.

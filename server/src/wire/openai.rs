@@ -71,6 +71,11 @@ pub struct ModelEntry {
     pub created: u64,
     /// Who serves it.
     pub owned_by: &'static str,
+    /// Whether it can be spoken to (`GET /v1/stream`); every model takes recordings.
+    pub streaming: bool,
+    /// Longest recording that a model which cannot stream takes, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_file_seconds: Option<u64>,
 }
 
 /// How much was heard.

@@ -6,6 +6,8 @@ mod flow;
 mod promises;
 mod real;
 mod systems;
+mod weights;
+mod whole;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -54,6 +56,7 @@ pub(crate) struct Fake {
     faults: Mutex<VecDeque<Fault>>,
     /// The next look at the geometry panics: a stand-in for a bug outside the step.
     pub(crate) panic_outside: AtomicBool,
+    hears_whole: bool,
 }
 
 impl Fake {
@@ -62,11 +65,21 @@ impl Fake {
     }
 
     pub(crate) fn named(id: &'static str) -> Arc<Self> {
+        Self::make(id, false)
+    }
+
+    /// One that cannot stream; it says of the same audio what the others say.
+    pub(crate) fn hearing_whole(id: &'static str) -> Arc<Self> {
+        Self::make(id, true)
+    }
+
+    fn make(id: &'static str, hears_whole: bool) -> Arc<Self> {
         Arc::new(Self {
             id,
+            hears_whole,
             geometry: Geometry {
                 num_features: NUM_FEATURES,
-                segment_frames: 8,
+                segment_frames: if hears_whole { 2 } else { 8 },
                 lookahead_frames: 4,
                 subsampling: 2,
                 output_dim: CLASSES,
@@ -101,19 +114,40 @@ impl Fake {
         frames.extend_from_slice(row.features);
         row.output.clear();
         let segment = self.geometry.segment_frames * NUM_FEATURES;
-        for pair in frames[..segment].chunks(self.geometry.subsampling * NUM_FEATURES) {
+        self.say(&frames[..segment], &mut sum[0], row.output);
+        carried.copy_from_slice(&frames[segment..]);
+        row.state.steps += 1;
+    }
+
+    /// The log-probs of these frames behind frames of so much loudness.
+    fn say(&self, frames: &[f32], sum: &mut f32, output: &mut Vec<f32>) {
+        for pair in frames.chunks(self.geometry.subsampling * NUM_FEATURES) {
             let loudness = pair.iter().sum::<f32>() / pair.len() as f32;
-            sum[0] += loudness;
+            *sum += loudness;
             let class = if loudness < SPEECH {
                 0
             } else {
-                1 + (sum[0].abs() * 3.0) as usize % (CLASSES - 1)
+                1 + (sum.abs() * 3.0) as usize % (CLASSES - 1)
             };
-            row.output
-                .extend((0..CLASSES).map(|other| if other == class { -0.1 } else { -3.5 }));
+            output.extend((0..CLASSES).map(|other| if other == class { -0.1 } else { -3.5 }));
         }
-        carried.copy_from_slice(&frames[segment..]);
-        row.state.steps += 1;
+    }
+
+    /// Does what the test asked of this step; the rows that shall become NaN.
+    fn fault(&self, rows: usize) -> Result<Vec<usize>, StepFailed> {
+        let fault = self.faults.lock().unwrap().pop_front().unwrap_or(Fault::None);
+        match fault {
+            Fault::None => {}
+            Fault::Error => return Err(StepFailed("asked to fail".into())),
+            Fault::Panic => panic!("asked to panic"),
+            Fault::NonFinite(rows) => return Ok(rows),
+            Fault::Gate(begun, go_on) => {
+                // A test that is over has dropped its ends; then the step just goes on.
+                let _ = begun.send(rows);
+                let _ = go_on.recv();
+            }
+        }
+        Ok(Vec::new())
     }
 }
 
@@ -146,6 +180,21 @@ impl StepModel for Fake {
         0.02
     }
 
+    fn cannot_stream(&self) -> Option<&str> {
+        self.hears_whole.then_some("it was made for that")
+    }
+
+    fn encode_whole(&self, features: &[f32]) -> Result<Vec<f32>, StepFailed> {
+        let bad = self.fault(1)?;
+        let heard = features.len() - self.geometry.lookahead_frames * NUM_FEATURES;
+        let (mut sum, mut output) = (0.0, Vec::new());
+        self.say(&features[..heard], &mut sum, &mut output);
+        if !bad.is_empty() {
+            output[0] = f32::NAN;
+        }
+        Ok(output)
+    }
+
     fn new_state(&self) -> StateCache {
         StateCache {
             values: vec![0.0; self.geometry.lookahead_frames * NUM_FEATURES + 1].into(),
@@ -159,19 +208,7 @@ impl StepModel for Fake {
     }
 
     fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), StepFailed> {
-        let fault = self.faults.lock().unwrap().pop_front().unwrap_or(Fault::None);
-        let mut bad = Vec::new();
-        match fault {
-            Fault::None => {}
-            Fault::Error => return Err(StepFailed("asked to fail".into())),
-            Fault::Panic => panic!("asked to panic"),
-            Fault::NonFinite(rows) => bad = rows,
-            Fault::Gate(begun, go_on) => {
-                // A test that is over has dropped its ends; then the step just goes on.
-                let _ = begun.send(rows.len());
-                let _ = go_on.recv();
-            }
-        }
+        let bad = self.fault(rows.len())?;
         for (index, row) in rows.iter_mut().enumerate() {
             self.row(row);
             if bad.contains(&index) {
@@ -192,6 +229,12 @@ pub(crate) fn options(workers: usize) -> EngineOptions {
 
 pub(crate) fn start(model: &Arc<Fake>, options: EngineOptions) -> Arc<Engine> {
     Engine::start(vec![Arc::clone(model) as Arc<dyn StepModel>], options).unwrap()
+}
+
+/// An engine of a model that streams and one that does not.
+pub(crate) fn start_both(live: &Arc<Fake>, whole: &Arc<Fake>, options: EngineOptions) -> Arc<Engine> {
+    let models = [live, whole].map(|model| Arc::clone(model) as Arc<dyn StepModel>);
+    Engine::start(models.into(), options).unwrap()
 }
 
 /// As [`options`], with batches of up to `limit` rows whatever warm-up finds.

@@ -1,19 +1,16 @@
 //! The promises I1 and I3 with a real encoder: a tiny whisper-emformer with random weights, the same in every run.
 
 use proptest::prelude::*;
-use safetensors::Dtype;
-use safetensors::tensor::TensorView;
 use waxwing_model::Model;
 
 use super::promises::{block_on, heard_among, heard_in_parts};
+use super::weights::{TOKENS, weights};
 use super::*;
 
 const DIM: usize = 16;
 const FFN: usize = 24;
 const LAYERS: usize = 2;
 const MELS: usize = 80;
-/// A blank and letters that begin words or go on with them.
-const TOKENS: &str = "<blank>\n▁a\nb\n▁c\nd\n";
 
 /// Segments of 80 ms, 60 ms of look-ahead, rings of two segments.
 fn tiny() -> Arc<dyn StepModel> {
@@ -26,66 +23,10 @@ fn tiny() -> Arc<dyn StepModel> {
             "output_norm": "final", "position_period": 50,
         },
         "ctc": {"blank": 0},
-    });
+    })
+    .to_string();
     let device = waxwing_model::device::Device::Cpu;
-    Arc::new(Model::from_parts(&config.to_string(), TOKENS, &weights(), &device).unwrap())
-}
-
-/// Every tensor of it, in the safetensors format.
-fn weights() -> Vec<u8> {
-    let mut affine = vec![
-        ("stem.conv1".to_string(), vec![DIM, MELS, 3]),
-        ("stem.conv2".to_string(), vec![DIM, DIM, 3]),
-        ("layer_norm".to_string(), vec![DIM]),
-        ("head".to_string(), vec![TOKENS.lines().count(), DIM]),
-    ];
-    for layer in 0..LAYERS {
-        for (name, shape) in [
-            ("attention.emb_to_key_value", vec![2 * DIM, DIM]),
-            ("attention.emb_to_query", vec![DIM, DIM]),
-            ("attention.out_proj", vec![DIM, DIM]),
-            ("pos_ff.0", vec![DIM]),
-            ("pos_ff.1", vec![FFN, DIM]),
-            ("pos_ff.4", vec![DIM, FFN]),
-            ("layer_norm_input", vec![DIM]),
-        ] {
-            affine.push((format!("emformer_layers.{layer}.{name}"), shape));
-        }
-    }
-    let mut random = 0x9E37_79B9_7F4A_7C15_u64;
-    let mut value = || {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        (random >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    let mut tensors = Vec::new();
-    for (name, shape) in affine {
-        let inputs: usize = shape.iter().skip(1).product();
-        // A head that is sure of itself: no class is so near to another that rounding decides.
-        let scale = if name == "head" { 8.0 } else { 2.0 } / (inputs as f32).sqrt();
-        let is_norm = shape.len() == 1;
-        let weight: Vec<f32> = (0..shape.iter().product())
-            .map(|_| {
-                if is_norm {
-                    1.0 + 0.2 * value()
-                } else {
-                    scale * value()
-                }
-            })
-            .collect();
-        let bias: Vec<f32> = (0..shape[0]).map(|_| 0.2 * value()).collect();
-        tensors.push((format!("{name}.bias"), vec![shape[0]], bytes(&bias)));
-        tensors.push((format!("{name}.weight"), shape, bytes(&weight)));
-    }
-    let views = tensors
-        .iter()
-        .map(|(name, shape, bytes)| (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
-    safetensors::serialize(views, None).unwrap()
-}
-
-fn bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    Arc::new(Model::from_parts(&config, TOKENS, &weights(&config), &device).unwrap())
 }
 
 fn engine(workers: usize) -> Arc<Engine> {
