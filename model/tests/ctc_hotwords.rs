@@ -1,5 +1,7 @@
 //! Hotwords: what is added for a phrase is added once, whatever its segmentation, and taken back unless the phrase is complete.
 
+#![expect(clippy::unwrap_used, reason = "a helper of tests may fail as a test does")]
+
 use std::sync::Arc;
 
 use proptest::prelude::*;

@@ -121,6 +121,6 @@ impl Scorer for Fusion {
         let has_words = self.language_model.is_some() && self.language_model_weight != 0.0;
         // A beam asks for ends only where words have scores, and hotwords are taken back at ends.
         let says_something = has_words || self.word_bonus != 0.0 || self.hotwords().is_some();
-        says_something.then(|| self.word_bonus + 0.01)
+        says_something.then_some(self.word_bonus + 0.01)
     }
 }

@@ -43,7 +43,7 @@ impl Stream {
             ..Decoding::default()
         };
         let options = waxwing_model::transcript::TranscriberOptions {
-            decoding: decoding.clone(),
+            decoding,
             endpointing: waxwing_model::transcript::Endpointing {
                 silence_ms: 0,
                 max_utterance_ms,

@@ -95,15 +95,7 @@ impl Linear {
         match &self.weight {
             Weight::Float(weight) => self.multiply_floats(weight, rows, input, output, adding),
             Weight::Whole(weight) => ROUNDED.with_borrow_mut(|scratch| {
-                weight.multiply(
-                    self.instructions,
-                    rows,
-                    input,
-                    &self.bias,
-                    output,
-                    adding,
-                    scratch,
-                );
+                weight.multiply(self.instructions, input, &self.bias, output, adding, scratch);
             }),
         }
     }

@@ -81,7 +81,6 @@ impl Quantised {
     pub(super) fn multiply(
         &self,
         instructions: Instructions,
-        rows: usize,
         input: &[f32],
         bias: &[[f32; COLUMNS]],
         output: &mut [f32],
@@ -89,7 +88,8 @@ impl Quantised {
         scratch: &mut QuantisedRows,
     ) {
         let pairs = self.inputs.div_ceil(2);
-        scratch.fill(&input[..rows * self.inputs], self.inputs);
+        scratch.fill(input, self.inputs);
+        let rows = input.len() / self.inputs;
         for (panel, weights) in self.weight.chunks_exact(pairs.max(1)).enumerate() {
             let column = panel * COLUMNS;
             for (first, count) in super::linear::spread(rows) {
