@@ -1,12 +1,13 @@
 //! Cuts a stream of samples into overlapping frames, and the power spectrum of a frame.
 
+use std::cell::RefCell;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use realfft::num_complex::Complex;
 use realfft::{RealFftPlanner, RealToComplex};
 
 /// Samples that are taken into the frame buffer at once; bounds the buffer however much is pushed.
-const CHUNK_SAMPLES: usize = 1_024;
+const CHUNK_SAMPLES: usize = 512;
 
 /// The transform of one length, shared by all sessions of the process: twiddle factors are the larger part of it.
 pub(crate) fn real_fft(length: usize) -> Arc<dyn RealToComplex<f32>> {
@@ -131,8 +132,14 @@ impl FrameBuffer {
     }
 }
 
-/// |FFT|² of frames of one length, without allocation.
+/// |FFT|² of frames of one length. What it computes in belongs to the thread that computes, so that a session holds none of it.
+#[derive(Debug)]
 pub(crate) struct PowerSpectrum {
+    length: usize,
+}
+
+/// A thread's buffers for transforms of one length.
+pub(crate) struct SpectrumBuffers {
     fft: Arc<dyn RealToComplex<f32>>,
     input: Vec<f32>,
     spectrum: Vec<Complex<f32>>,
@@ -140,9 +147,32 @@ pub(crate) struct PowerSpectrum {
     power: Vec<f32>,
 }
 
+thread_local! {
+    /// One for each length that this thread has met.
+    static BUFFERS: RefCell<Vec<SpectrumBuffers>> = const { RefCell::new(Vec::new()) };
+}
+
 impl PowerSpectrum {
     /// For transforms of `length` samples.
     pub(crate) fn new(length: usize) -> Self {
+        Self { length }
+    }
+
+    /// Lends this thread's buffers; `compute` must not ask for them again.
+    pub(crate) fn with<R>(&self, compute: impl FnOnce(&mut SpectrumBuffers) -> R) -> R {
+        BUFFERS.with_borrow_mut(|all| {
+            let known = all.iter().position(|buffers| buffers.input.len() == self.length);
+            let index = known.unwrap_or_else(|| {
+                all.push(SpectrumBuffers::new(self.length));
+                all.len() - 1
+            });
+            compute(&mut all[index])
+        })
+    }
+}
+
+impl SpectrumBuffers {
+    fn new(length: usize) -> Self {
         let fft = real_fft(length);
         let spectrum = fft.make_output_vec();
         Self {
@@ -154,7 +184,7 @@ impl PowerSpectrum {
         }
     }
 
-    /// Where the frame goes, `(length) f32`; its content after [`compute`](Self::compute) is unspecified.
+    /// Where the frame goes, `(length) f32`; its content is unspecified at first and after [`compute`](Self::compute).
     pub(crate) fn input(&mut self) -> &mut [f32] {
         &mut self.input
     }
@@ -169,21 +199,5 @@ impl PowerSpectrum {
             *power = bin.re * bin.re + bin.im * bin.im;
         }
         &mut self.power
-    }
-
-    /// Bytes held, without the plan, which is shared.
-    pub(crate) fn state_bytes(&self) -> usize {
-        size_of_val(self)
-            + (self.input.len() + self.power.len()) * size_of::<f32>()
-            + (self.spectrum.len() + self.scratch.len()) * size_of::<Complex<f32>>()
-    }
-}
-
-impl std::fmt::Debug for PowerSpectrum {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("PowerSpectrum")
-            .field("length", &self.input.len())
-            .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! The devices that an encoder can run on: the CPU, and NVIDIA GPUs when the crate is built with `cuda`.
+//! The devices that an encoder can run on: the CPU, NVIDIA GPUs when the crate is built with `cuda`, and Apple's when it is built with `metal`.
 
 use candle_core::Tensor;
 
@@ -12,6 +12,14 @@ use crate::error::ModelError;
 /// [`ModelError::Tensor`] with the driver's message, or that this build has no CUDA.
 pub fn cuda(ordinal: usize) -> Result<Device, ModelError> {
     Ok(Device::new_cuda(ordinal)?)
+}
+
+/// Opens an Apple GPU by its number. It runs the same operations as the CUDA executor; nobody has tried it yet.
+///
+/// # Errors
+/// [`ModelError::Tensor`] with the system's message, or that this build has no Metal.
+pub fn metal(ordinal: usize) -> Result<Device, ModelError> {
+    Ok(Device::new_metal(ordinal)?)
 }
 
 /// Computes a small product on a device and looks at the result: whether its libraries and kernels work.

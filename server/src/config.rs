@@ -116,7 +116,7 @@ pub const SETTINGS: &[Setting] = &[
         apply: |config, text| { config.origins = origins(text)?; Ok(()) } },
     Setting { key: "hosts", value_name: "NAMES", help: "Host names that this server answers for besides localhost, comma-separated; on loopback all others are refused",
         apply: |config, text| { config.hosts = list(&text.to_ascii_lowercase()); Ok(()) } },
-    Setting { key: "device", value_name: "DEVICE", help: "Where models run: cpu, cuda (an NVIDIA GPU, by the binary waxwing-cuda beside this one), or auto: a GPU where one can be used [default: auto]",
+    Setting { key: "device", value_name: "DEVICE", help: "Where models run: cpu, cuda (an NVIDIA GPU, by the binary waxwing-cuda beside this one), metal (an Apple GPU, untested, where built with it), or auto: a GPU where one can be used [default: auto]",
         apply: |config, text| { config.device = text.parse()?; Ok(()) } },
     Setting { key: "precision", value_name: "NUMBERS", help: "Numbers of the models' products on the CPU: f32, or int8 (faster, for the Emformers) [default: f32]",
         apply: |config, text| { config.precision = text.parse()?; Ok(()) } },

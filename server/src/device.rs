@@ -18,6 +18,8 @@ pub enum DeviceChoice {
     Cpu,
     /// An NVIDIA GPU, or an error.
     Cuda,
+    /// An Apple GPU, or an error.
+    Metal,
 }
 
 impl std::str::FromStr for DeviceChoice {
@@ -28,10 +30,14 @@ impl std::str::FromStr for DeviceChoice {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
             "cuda" => Ok(Self::Cuda),
+            "metal" => Ok(Self::Metal),
             "gpu" | "nvidia" => {
                 Err("is spelt cuda: an NVIDIA GPU; auto takes one where it can be used".into())
             }
-            _ => Err("is none of auto, cpu and cuda (an NVIDIA GPU)".into()),
+            "apple" | "mps" => {
+                Err("is spelt metal: an Apple GPU; auto takes one where it can be used".into())
+            }
+            _ => Err("is none of auto, cpu, cuda (an NVIDIA GPU) and metal (an Apple GPU)".into()),
         }
     }
 }
@@ -47,8 +53,22 @@ pub const PROBE_FLAG: &str = "--probe";
 /// # Errors
 /// When a GPU is insisted on and cannot be used, with the reason.
 pub fn resolve(choice: DeviceChoice) -> anyhow::Result<Device> {
-    if choice == DeviceChoice::Cpu {
-        return Ok(Device::Cpu);
+    match choice {
+        DeviceChoice::Cpu => return Ok(Device::Cpu),
+        DeviceChoice::Metal => {
+            return probe_metal().map_err(|reason| {
+                anyhow::anyhow!(
+                    "no Apple GPU can be used: {reason:#}\n\nhint: `--device cpu` serves on the CPU; on a Mac, `cargo build --release --features metal` builds for its GPU"
+                )
+            });
+        }
+        DeviceChoice::Auto if cfg!(feature = "metal") => {
+            return Ok(probe_metal().unwrap_or_else(|reason| {
+                tracing::info!(reason = format!("{reason:#}"), "computing on the CPU");
+                Device::Cpu
+            }));
+        }
+        DeviceChoice::Auto | DeviceChoice::Cuda => {}
     }
     let reason = match probe() {
         Ok(device) => return Ok(device),
@@ -79,6 +99,13 @@ pub fn probe() -> anyhow::Result<Device> {
     Ok(device)
 }
 
+/// Opens this machine's Apple GPU and computes something on it.
+fn probe_metal() -> anyhow::Result<Device> {
+    let device = waxwing_model::device::metal(0)?;
+    waxwing_model::device::check(&device)?;
+    Ok(device)
+}
+
 /// What `doctor` says of GPUs.
 ///
 /// # Errors
@@ -86,6 +113,9 @@ pub fn probe() -> anyhow::Result<Device> {
 pub fn describe() -> anyhow::Result<String> {
     if cfg!(feature = "cuda") {
         return probe().map(|_| "an NVIDIA GPU".to_string());
+    }
+    if cfg!(feature = "metal") {
+        return probe_metal().map(|_| "an Apple GPU".to_string());
     }
     probe_other().map(|binary| format!("an NVIDIA GPU, by {}", binary.display()))
 }
@@ -126,6 +156,14 @@ mod tests {
     #[test]
     fn the_cpu_needs_no_probe() {
         assert!(matches!(resolve(DeviceChoice::Cpu), Ok(Device::Cpu)));
+    }
+
+    #[cfg(not(feature = "metal"))]
+    #[test]
+    fn insisting_on_metal_says_how_to_build_for_it() {
+        let error = format!("{:#}", resolve(DeviceChoice::Metal).unwrap_err());
+        assert!(error.contains("--features metal"), "{error}");
+        assert!(error.contains("--device cpu"), "{error}");
     }
 
     #[cfg(not(feature = "cuda"))]

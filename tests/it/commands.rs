@@ -48,7 +48,7 @@ fn cargo_run_starts_waxwing() -> Result<()> {
 fn a_device_by_another_name_is_told_the_right_one() -> Result<()> {
     for (given, hint) in [
         ("gpu", "`gpu` is spelt cuda"),
-        ("tpu", "`tpu` is none of auto, cpu and cuda"),
+        ("tpu", "`tpu` is none of auto, cpu, cuda"),
     ] {
         let output = Command::new(binary())
             .args(["check-config", "--device", given])

@@ -270,51 +270,53 @@ impl FeatureExtractor for KaldiFbank {
             ..
         } = self;
         frames.push(samples, |samples| {
-            let (frame, padding) = spectrum.input().split_at_mut(samples.len());
-            padding.fill(0.0);
-            for (value, sample) in frame.iter_mut().zip(samples) {
-                *value = sample * config.input_scale;
-            }
-            if config.remove_dc_offset {
-                let mean = frame.iter().sum::<f32>() / frame.len() as f32;
-                frame.iter_mut().for_each(|value| *value -= mean);
-            }
-            let mut energy = if config.use_energy {
-                log_energy(frame, config.energy_floor)
-            } else {
-                0.0
-            };
-            if config.preemphasis != 0.0 {
-                for index in (1..frame.len()).rev() {
-                    frame[index] -= config.preemphasis * frame[index - 1];
+            spectrum.with(|spectrum| {
+                let (frame, padding) = spectrum.input().split_at_mut(samples.len());
+                padding.fill(0.0);
+                for (value, sample) in frame.iter_mut().zip(samples) {
+                    *value = sample * config.input_scale;
                 }
-                frame[0] -= config.preemphasis * frame[0];
-            }
-            for (value, weight) in frame.iter_mut().zip(window.iter()) {
-                *value *= weight;
-            }
-            if config.use_energy && !config.raw_energy {
-                energy = log_energy(frame, config.energy_floor);
-            }
-            let power = spectrum.compute();
-            if !config.use_power {
-                power.iter_mut().for_each(|value| *value = value.sqrt());
-            }
-            if config.use_energy && !config.htk_compat {
-                features.push(energy);
-            }
-            let log = |value: f32| {
-                if config.use_log_fbank {
-                    value.max(EPSILON).ln()
+                if config.remove_dc_offset {
+                    let mean = frame.iter().sum::<f32>() / frame.len() as f32;
+                    frame.iter_mut().for_each(|value| *value -= mean);
+                }
+                let mut energy = if config.use_energy {
+                    log_energy(frame, config.energy_floor)
                 } else {
-                    value
+                    0.0
+                };
+                if config.preemphasis != 0.0 {
+                    for index in (1..frame.len()).rev() {
+                        frame[index] -= config.preemphasis * frame[index - 1];
+                    }
+                    frame[0] -= config.preemphasis * frame[0];
                 }
-            };
-            features.extend(bank.energies(power).map(log));
-            if config.use_energy && config.htk_compat {
-                features.push(energy);
-            }
-            *frames_emitted += 1;
+                for (value, weight) in frame.iter_mut().zip(window.iter()) {
+                    *value *= weight;
+                }
+                if config.use_energy && !config.raw_energy {
+                    energy = log_energy(frame, config.energy_floor);
+                }
+                let power = spectrum.compute();
+                if !config.use_power {
+                    power.iter_mut().for_each(|value| *value = value.sqrt());
+                }
+                if config.use_energy && !config.htk_compat {
+                    features.push(energy);
+                }
+                let log = |value: f32| {
+                    if config.use_log_fbank {
+                        value.max(EPSILON).ln()
+                    } else {
+                        value
+                    }
+                };
+                features.extend(bank.energies(power).map(log));
+                if config.use_energy && config.htk_compat {
+                    features.push(energy);
+                }
+                *frames_emitted += 1;
+            })
         });
     }
 
@@ -340,6 +342,5 @@ impl FeatureExtractor for KaldiFbank {
             + self.window.len() * size_of::<f32>()
             + self.bank.state_bytes()
             + self.frames.state_bytes()
-            + self.spectrum.state_bytes()
     }
 }

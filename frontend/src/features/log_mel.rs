@@ -102,15 +102,18 @@ impl FeatureExtractor for StreamingLogMel {
             ..
         } = self;
         frames.push(samples, |frame| {
-            for ((windowed, sample), weight) in spectrum.input().iter_mut().zip(frame).zip(window.iter()) {
-                *windowed = sample * weight;
-            }
-            let power = spectrum.compute();
-            features.extend(
-                bank.energies(power)
-                    .map(|energy| (energy.max(*log_floor).log10() + 4.0) / 4.0),
-            );
-            *frames_emitted += 1;
+            spectrum.with(|spectrum| {
+                for ((windowed, sample), weight) in spectrum.input().iter_mut().zip(frame).zip(window.iter())
+                {
+                    *windowed = sample * weight;
+                }
+                let power = spectrum.compute();
+                features.extend(
+                    bank.energies(power)
+                        .map(|energy| (energy.max(*log_floor).log10() + 4.0) / 4.0),
+                );
+                *frames_emitted += 1;
+            })
         });
     }
 
@@ -136,6 +139,5 @@ impl FeatureExtractor for StreamingLogMel {
             + self.window.len() * size_of::<f32>()
             + self.bank.state_bytes()
             + self.frames.state_bytes()
-            + self.spectrum.state_bytes()
     }
 }

@@ -163,16 +163,18 @@ impl MelWindows {
             ..
         } = self;
         let begin = features.len();
-        for frame in 0..config.frames() {
-            let first = frame * config.hop;
-            for (index, (windowed, weight)) in spectrum.input().iter_mut().zip(hann.iter()).enumerate() {
-                *windowed = buffer[reflected(first + index, config.n_fft / 2, buffer.len())] * weight;
+        spectrum.with(|spectrum| {
+            for frame in 0..config.frames() {
+                let first = frame * config.hop;
+                for (index, (windowed, weight)) in spectrum.input().iter_mut().zip(hann.iter()).enumerate() {
+                    *windowed = buffer[reflected(first + index, config.n_fft / 2, buffer.len())] * weight;
+                }
+                features.extend(
+                    bank.energies(spectrum.compute())
+                        .map(|energy| piecewise_log(energy * GAIN)),
+                );
             }
-            features.extend(
-                bank.energies(spectrum.compute())
-                    .map(|energy| piecewise_log(energy * GAIN)),
-            );
-        }
+        });
         if let Some(cmvn) = &config.cmvn {
             cmvn.apply(&mut features[begin..]);
         }
@@ -252,7 +254,6 @@ impl FeatureExtractor for MelWindows {
         size_of_val(self)
             + (self.hann.len() + self.buffer.capacity()) * size_of::<f32>()
             + self.bank.state_bytes()
-            + self.spectrum.state_bytes()
             + self.config.cmvn.as_ref().map_or(0, Cmvn::state_bytes)
     }
 }

@@ -142,7 +142,7 @@ impl Core {
     pub(super) fn bytes_held(&self) -> usize {
         let values = self.samples.capacity() + self.features.capacity() + self.log_probs.capacity();
         size_of_val(self)
-            + size_of_val(&*self.slot.state().values)
+            + self.slot.held_bytes()
             + self.frontend.state_bytes()
             + self.transcriber.state_bytes()
             + self.timeline.heap_bytes()
@@ -151,7 +151,7 @@ impl Core {
 
     /// The bound for a stream of this request; to be asked before any audio is taken.
     pub(super) fn bytes_bound(&self, options: &EngineOptions, request: &StreamRequest) -> SessionBytes {
-        let state = size_of_val(&*self.slot.state().values);
+        let state = self.slot.state_bytes();
         SessionBytes::with(self.model.as_ref(), options, request, &self.frontend, state)
     }
 
@@ -172,7 +172,7 @@ impl Core {
         }
         loop {
             match self.completing.take() {
-                Some((until, then)) if self.slot.state().steps >= until => {
+                Some((until, then)) if self.slot.steps() >= until => {
                     if self.complete(then, events) {
                         return Next::Finished;
                     }
@@ -268,7 +268,7 @@ impl Core {
     /// Feature values that the next step consumes.
     pub(super) fn features_needed(&self) -> usize {
         let geometry = self.model.geometry();
-        geometry.frames_needed(self.slot.state().steps) * geometry.num_features
+        geometry.frames_needed(self.slot.steps()) * geometry.num_features
     }
 
     /// Seconds of the client's audio that have been taken.
@@ -279,8 +279,7 @@ impl Core {
     /// Seconds of the client's audio at the end of the segment that comes next.
     pub(super) fn next_segment_end(&self) -> f64 {
         let geometry = self.model.geometry();
-        let heard =
-            (self.slot.state().steps + 1) as f64 * geometry.segment_frames as f64 * self.frame_seconds();
+        let heard = (self.slot.steps() + 1) as f64 * geometry.segment_frames as f64 * self.frame_seconds();
         // Silence that was inserted is not the client's time: who flushes often is not ahead of its own clock.
         let inserted = self
             .frontend
@@ -332,7 +331,7 @@ impl Core {
 
     /// Appends the silence that pushes every sample through all delays and fills the last segment.
     fn begin_completing(&mut self, then: Then) {
-        let steps = self.slot.state().steps;
+        let steps = self.slot.steps();
         if !std::mem::take(&mut self.unfinished) {
             self.completing = Some((steps, then));
             return;

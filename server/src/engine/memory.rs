@@ -44,7 +44,7 @@ impl SessionBytes {
         Ok(Self::with(model, options, request, &frontend, state))
     }
 
-    /// As [`of`](Self::of), with what an opened stream already has: a fresh front end and its state of `state` bytes.
+    /// As [`of`](Self::of), with what an opened stream already has: a fresh front end; its state will have `state` bytes.
     pub(super) fn with(
         model: &dyn StepModel,
         options: &EngineOptions,
@@ -68,7 +68,7 @@ impl SessionBytes {
         let silences = geometry.lookahead_frames.div_ceil(geometry.segment_frames) + 3;
 
         let transcriber = model.max_transcriber_bytes(decoding);
-        let fixed = size_of::<StreamShared>() + size_of::<Core>() + state + frontend.state_bytes();
+        let fixed = size_of::<StreamShared>() + size_of::<Core>() + frontend.state_bytes();
         let core =
             2 * size_of::<f32>() * values + size_of::<(u64, u64)>() * most_slots(silences) + transcriber;
 
@@ -109,7 +109,7 @@ impl SessionBytes {
         let fresh = model.transcriber(request.transcriber.clone()).state_bytes();
         Self {
             idle: fixed + fresh + hotwords,
-            most: fixed + core + inbox + outbox + hotwords,
+            most: fixed + state + core + inbox + outbox + hotwords,
         }
     }
 }

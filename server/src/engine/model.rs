@@ -53,7 +53,7 @@ pub trait StepModel: Send + Sync + 'static {
     fn encode_whole(&self, _features: &[f32]) -> Result<Vec<f32>, StepFailed> {
         Err(StepFailed("this model is stepped".into()))
     }
-    /// A fresh state for one slot; allocated once.
+    /// A fresh state for one slot.
     fn new_state(&self) -> StateCache;
     /// Makes a used state as new.
     fn reset(&self, state: &mut StateCache);

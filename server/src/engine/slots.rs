@@ -1,5 +1,5 @@
-//! Slots: the right to a place in the engine, with the state cache that goes with it. Given back by being dropped,
-//! so exactly once, wherever the stream ends.
+//! Slots: the right to a place in the engine, with the state cache that is lent to it at its first step. Both are given
+//! back by the slot being dropped, so exactly once, wherever the stream ends.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -17,10 +17,22 @@ struct Served {
     model: Arc<dyn StepModel>,
     /// Part of one worker that a live stream takes.
     cost: f64,
-    /// State caches that nobody holds, reset when handed out.
-    free: Vec<StateCache>,
     in_use: usize,
     total: usize,
+    /// State caches that nobody holds, reset when lent.
+    spare: Vec<StateCache>,
+    lent: usize,
+    /// State caches made so far: as many as were ever in use at once, so that clients that are silent cost none.
+    made: usize,
+    /// Size of one.
+    state_bytes: usize,
+}
+
+impl Served {
+    /// I7: no place and no state was lost or doubled.
+    fn adds_up(&self) -> bool {
+        self.in_use <= self.total && self.lent <= self.in_use && self.spare.len() + self.lent == self.made
+    }
 }
 
 /// All slots of an engine.
@@ -54,14 +66,13 @@ pub(super) struct Slot {
     model: usize,
     class: Class,
     cost: f64,
-    /// Taken only by `drop`.
+    /// `None` until the first step.
     state: Option<StateCache>,
-    /// Stands in where there is none, so that no access can fail.
-    empty: StateCache,
+    state_bytes: usize,
 }
 
 impl SlotPool {
-    /// `models` with their costs; `total` state caches are allocated for each, now.
+    /// `models` with their costs and places.
     pub(super) fn new(
         models: &[(Arc<dyn StepModel>, f64, usize)],
         admission: Admission,
@@ -69,12 +80,18 @@ impl SlotPool {
     ) -> Arc<Self> {
         let served = models
             .iter()
-            .map(|(model, cost, total)| Served {
-                model: Arc::clone(model),
-                cost: *cost,
-                free: (0..*total).map(|_| model.new_state()).collect(),
-                in_use: 0,
-                total: *total,
+            .map(|(model, cost, total)| {
+                let first = model.new_state();
+                Served {
+                    model: Arc::clone(model),
+                    cost: *cost,
+                    in_use: 0,
+                    total: *total,
+                    state_bytes: size_of_val(&*first.values),
+                    spare: vec![first],
+                    lent: 0,
+                    made: 1,
+                }
             })
             .collect();
         Arc::new(Self {
@@ -83,7 +100,7 @@ impl SlotPool {
         })
     }
 
-    /// A slot of a model with a fresh state, or a refusal at once.
+    /// A slot of a model, or a refusal at once.
     pub(super) fn take(self: &Arc<Self>, now: Instant, model: usize, class: Class) -> Result<Slot, Refusal> {
         let mut inner = self.lock();
         let Inner { admission, served } = &mut *inner;
@@ -95,25 +112,43 @@ impl SlotPool {
             return Err(full(admission));
         };
         admission.admit(now, class, served.cost)?;
-        let Some(mut state) = served.free.pop() else {
+        if served.in_use >= served.total {
             admission.release(class, served.cost);
             return Err(full(admission));
-        };
+        }
         served.in_use += 1;
-        let (cost, reset) = (served.cost, Arc::clone(&served.model));
-        drop(inner);
-        reset.reset(&mut state);
         Ok(Slot {
             pool: Arc::clone(self),
             model,
             class,
-            cost,
-            state: Some(state),
-            empty: StateCache {
+            cost: served.cost,
+            state: None,
+            state_bytes: served.state_bytes,
+        })
+    }
+
+    /// A state as new, for a slot of that model. The lock is not held while it is made or reset.
+    fn lend(&self, model: usize) -> StateCache {
+        let mut inner = self.lock();
+        let Some(served) = inner.served.get_mut(model) else {
+            // No slot has such a number: `take` looked it up.
+            return StateCache {
                 values: Box::default(),
                 steps: 0,
-            },
-        })
+            };
+        };
+        served.lent += 1;
+        let used = served.spare.pop();
+        served.made += usize::from(used.is_none());
+        let model = Arc::clone(&served.model);
+        drop(inner);
+        match used {
+            Some(mut state) => {
+                model.reset(&mut state);
+                state
+            }
+            None => model.new_state(),
+        }
     }
 
     pub(super) fn with_admission<R>(&self, change: impl FnOnce(&mut Admission) -> R) -> R {
@@ -143,12 +178,25 @@ impl SlotPool {
 }
 
 impl Slot {
-    pub(super) fn state(&self) -> &StateCache {
-        self.state.as_ref().unwrap_or(&self.empty)
+    /// Steps since the slot was taken.
+    pub(super) fn steps(&self) -> u64 {
+        self.state.as_ref().map_or(0, |state| state.steps)
     }
 
+    /// The slot's state, lent now if it is the first time.
     pub(super) fn state_mut(&mut self) -> &mut StateCache {
-        self.state.as_mut().unwrap_or(&mut self.empty)
+        let (pool, model) = (&self.pool, self.model);
+        self.state.get_or_insert_with(|| pool.lend(model))
+    }
+
+    /// Bytes of the state that it holds now.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.state.as_ref().map_or(0, |state| size_of_val(&*state.values))
+    }
+
+    /// Bytes of the state from its first step on.
+    pub(super) fn state_bytes(&self) -> usize {
+        self.state_bytes
     }
 }
 
@@ -160,9 +208,11 @@ impl Drop for Slot {
             return;
         };
         served.in_use = served.in_use.saturating_sub(1);
-        served.free.extend(self.state.take());
-        // I7: free + used = slots.
-        let adds_up = served.free.len() + served.in_use == served.total;
+        if let Some(state) = self.state.take() {
+            served.lent = served.lent.saturating_sub(1);
+            served.spare.push(state);
+        }
+        let adds_up = served.adds_up();
         drop(inner);
         debug_assert!(adds_up, "I7: slots were lost");
         if !adds_up {

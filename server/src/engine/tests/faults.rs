@@ -43,6 +43,35 @@ async fn a_step_that_panics_ends_its_sessions_only() {
     ends_its_sessions_only(Fault::Panic).await;
 }
 
+/// Whatever goes wrong in whichever step: what was final before stays, the session ends with the code of the fault, and the next one hears
+/// everything.
+#[tokio::test]
+async fn a_fault_at_any_step_keeps_what_was_final() {
+    let audio = speech(1, 3.0);
+    for step in [0, 1, 5, 17, 30] {
+        for (fault, code) in [
+            (Fault::Error, ErrorCode::EngineFailed),
+            (Fault::Panic, ErrorCode::EngineFailed),
+            (Fault::NonFinite(vec![0]), ErrorCode::NonFinite),
+        ] {
+            let model = Fake::new();
+            let engine = start(&model, options(1));
+            let expected = alone(&engine, &audio).await;
+            (0..step).for_each(|_| model.then(Fault::None));
+            model.then(fault);
+            let stream = engine.open(&request()).unwrap();
+            send(&stream, &audio);
+            stop(&stream);
+            let events = rest(&stream).await;
+            assert_eq!(error_code(&events), Some(code), "step {step}: {events:?}");
+            assert!(expected.starts_with(&finals(&events)), "step {step}");
+            soon(ready(&engine)).await;
+            assert_eq!(alone(&engine, &audio).await, expected);
+            all_free(&engine).await;
+        }
+    }
+}
+
 /// Three streams whose first steps are one batch; returns their events.
 async fn batch_of_three(engine: &Engine, model: &Fake, fault: Fault, audio: &[u8]) -> Vec<Vec<Event>> {
     let opener = engine.open(&request()).unwrap();
