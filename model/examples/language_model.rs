@@ -12,7 +12,7 @@
 //! shows the odd ones and all of each list. Its hotwords are every second one, by alphabet, of the words of at least seven letters in the
 //! transcripts, its phrases every fourth pair of neighbouring words; one list for all clips. `tradeoff` shows errors, time and how late words are stable, over the width of
 //! the beam, when it settles, and the width of the second pass. `changes` lists the clips that the best path and the shipped settings spell differently. Times are
-//! those of one thread on its core, where the system counts them.
+//! those of one thread on its core, where the system counts them; those of single steps, too short for that, are the shortest of several runs.
 #![expect(clippy::print_stdout, reason = "the report is the output")]
 
 mod clips;
@@ -21,6 +21,7 @@ use std::collections::BTreeSet;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use clips::{Heard, Stopwatch, stability};
 use waxwing_model::ctc::{Hotword, Hotwords};
@@ -55,6 +56,8 @@ const BOOSTS: [f32; 10] = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
 const HOTWORD_LETTERS: usize = 7;
 const SILENCE_SECONDS: usize = 3;
 const PHRASE_LETTERS: usize = 8;
+/// Runs of which the shortest time of each step counts, because other work interrupts some.
+const RUNS: usize = 5;
 /// Output frames that are handed over at once: one step of the encoder.
 const STRIDE: usize = 32;
 
@@ -114,10 +117,10 @@ impl Bench {
             let mut transcriber = self.model.transcriber(options.clone());
             let (mut finals, mut known) = (Vec::new(), 0);
             for frames in log_probs.chunks(STRIDE * classes) {
-                let step = Stopwatch::start();
+                let step = Instant::now();
                 transcriber.accept(frames, &mut finals);
                 if finals.len() > known {
-                    ends.push(step.seconds());
+                    ends.push(step.elapsed().as_secs_f64());
                     known = finals.len();
                 }
             }
@@ -298,10 +301,10 @@ fn tradeoff(bench: &Bench) {
     }
 }
 
-/// A word of ten seconds that nothing is known about: no pass can be dearer.
+/// Seconds of a second pass over a word of nine seconds that nothing is known about: hardly one can be dearer.
 fn dearest_end(bench: &Bench, options: &TranscriberOptions) -> f64 {
     let tokens = bench.model.tokens();
-    let frames = (10.0 / bench.model.output_frame_seconds()) as usize;
+    let frames = (9.0 / bench.model.output_frame_seconds()) as usize;
     let mut state = 1u64;
     let mut log_probs = Vec::new();
     for _ in 0..frames {
@@ -317,7 +320,6 @@ fn dearest_end(bench: &Bench, options: &TranscriberOptions) -> f64 {
             });
         }
     }
-    let mut transcriber = bench.model.transcriber(options.clone());
     // A word must have begun.
     let begin = (0..)
         .take(tokens.len())
@@ -325,19 +327,21 @@ fn dearest_end(bench: &Bench, options: &TranscriberOptions) -> f64 {
         .unwrap_or(0);
     let mut first = vec![-20.0; tokens.len()];
     first[begin as usize] = -0.01;
-    let mut finals = Vec::new();
-    transcriber.accept(&first, &mut finals);
-    transcriber.accept(&log_probs, &mut finals);
-    let watch = Stopwatch::start();
-    let last = transcriber.finish();
-    let seconds = watch.seconds();
-    std::hint::black_box(last);
-    seconds
+    let run = |_| {
+        let mut transcriber = bench.model.transcriber(options.clone());
+        let mut finals = Vec::new();
+        transcriber.accept(&first, &mut finals);
+        transcriber.accept(&log_probs, &mut finals);
+        let begin = Instant::now();
+        std::hint::black_box(transcriber.finish());
+        begin.elapsed().as_secs_f64()
+    };
+    (0..RUNS).map(run).fold(f64::INFINITY, f64::min)
 }
 
 fn second_pass(bench: &Bench, list: &Heard) {
     println!(
-        "\nA step of the encoder ({STRIDE} output frames) in which an utterance ends:\n\n| second pass | utterances | median, ms | p99, ms | longest, ms | a word of ten seconds of noise, ms |\n|---|---|---|---|---|---|"
+        "\nA step of the encoder ({STRIDE} output frames) in which an utterance ends:\n\n| second pass | utterances | median, ms | p99, ms | longest, ms | a word of nine seconds of noise, ms |\n|---|---|---|---|---|---|"
     );
     for second_pass_width in [0, 64, 128, 200] {
         let options = bench.fused(Decoding {
@@ -345,6 +349,12 @@ fn second_pass(bench: &Bench, list: &Heard) {
             ..Decoding::with_language_model()
         });
         let mut ends = bench.decode(list, &options).ends;
+        for _ in 1..RUNS {
+            let again = bench.decode(list, &options).ends;
+            ends.iter_mut()
+                .zip(again)
+                .for_each(|(best, other)| *best = best.min(other));
+        }
         println!(
             "| {second_pass_width} | {} | {:.2} | {:.2} | {:.2} | {:.1} |",
             ends.len(),
