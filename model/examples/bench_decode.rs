@@ -53,6 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                     language_model: Some(language_model),
                     language_model_weight: weight,
                     unknown_word_log_prob: -10.0,
+                    tokens: Some(Arc::clone(&tokens)),
                     ..Fusion::default()
                 };
                 fastest(&tokens, &log_probs, pruning, repeats, &fusion)

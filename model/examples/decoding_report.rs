@@ -2,14 +2,15 @@
 //! whether confidences mean what they say.
 //!
 //! ```text
-//! cargo run --release --example decoding_report -- MODEL_DIR CLIPS_DIR [--picture OUT.svg] [--words OUT.tsv] [--settle-ms N] [--max-distance X]
-//!     [--language-model FILE]
+//! cargo run --release --example decoding_report -- MODEL_DIR CLIPS... [--language-model FILE] [--picture OUT.svg] [--words OUT.tsv] [--keep DIR]
+//!     [--settle-ms N] [--max-distance X]
 //! ```
 //!
-//! `CLIPS_DIR` holds audio files and `text.tsv`: on each line a file name, a tab, and what is said in it. The encoder runs once
-//! a clip, segment by segment, three seconds of silence behind it; its log-probs are decoded anew by each decoder. The
-//! report is Markdown. `--picture` draws the reliability curve of the best path and of the widest beam; `--words` lists each word with
-//! its confidence and whether it is right.
+//! `CLIPS` is a list, or a directory with `text.tsv`: on each line a file name, a tab, and what is said in it. The encoder runs once
+//! a clip, segment by segment, three seconds of silence behind it; its log-probs are decoded anew by each decoder. `--keep` names a directory for them, so that
+//! another report on the same clips need not run it again. The report is Markdown; behind it stand the numbers of `model/src/hypothesis.rs`, fitted on all lists. `--picture` draws the reliability curve of the best path and of the last row, which
+//! is what sessions get by default, on the first list; `--words` lists each word of it with its confidence and whether it is right. Times are those of one thread on its core, where the
+//! system counts them.
 #![expect(clippy::print_stdout, reason = "the report is the output")]
 
 mod clips;
@@ -18,15 +19,19 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
-use clips::{Clip, stability};
+use clips::{Heard, Stopwatch, stability};
 use waxwing_model::evaluation::{Edit, ErrorCounts, ErrorRate, Improvement, align, normalise, percentile};
+use waxwing_model::hypothesis::Evidence;
 use waxwing_model::language_model::LanguageModel;
 use waxwing_model::model::Model;
 use waxwing_model::transcript::{Decoding, TranscriberOptions, Utterance};
 
-const WIDTHS: [usize; 6] = [1, 4, 8, 16, 32, 64];
+/// Without a language model.
+const WIDTHS: [usize; 5] = [1, 4, 16, 32, 64];
+/// With one: width, and that of the second pass. The last are the defaults.
+const FUSED: [(usize, usize); 4] = [(4, 0), (8, 0), (32, 0), (32, 64)];
+const SILENCE_SECONDS: usize = 3;
 const BINS: usize = 10;
 const RESAMPLES: u64 = 1000;
 
@@ -47,41 +52,41 @@ struct Outcome {
     seconds: f64,
     /// From a word's end to its being stable, in frames.
     stable_after: Vec<f64>,
+    evidence: Evidence,
 }
 
-fn options(decoding: Decoding) -> TranscriberOptions {
-    TranscriberOptions {
-        decoding,
-        ..TranscriberOptions::default()
-    }
-}
-
-fn decode(model: &Model, log_probs: &[f32], decoding: Decoding) -> Vec<Utterance> {
-    let mut transcriber = model.transcriber(options(decoding));
+fn decode(model: &Model, log_probs: &[f32], options: &TranscriberOptions) -> Vec<Utterance> {
+    let mut transcriber = model.transcriber(options.clone());
     let mut finals = Vec::new();
     transcriber.accept(log_probs, &mut finals);
     finals.extend(transcriber.finish());
     finals
 }
 
-fn outcome(model: &Model, clips: &[Clip], heard: &[Vec<f32>], decoding: Decoding) -> Outcome {
-    let begin = Instant::now();
+fn outcome(model: &Model, heard: &Heard, options: &TranscriberOptions) -> Outcome {
+    let watch = Stopwatch::start();
     let decoded: Vec<Vec<Utterance>> = heard
+        .log_probs
         .iter()
-        .map(|log_probs| decode(model, log_probs, decoding))
+        .map(|log_probs| decode(model, log_probs, options))
         .collect();
-    let seconds = begin.elapsed().as_secs_f64();
+    let seconds = watch.seconds();
     let mut outcome = Outcome {
+        evidence: match options.language_model {
+            Some(_) => Evidence::LanguageModel,
+            None => Evidence::Acoustics,
+        },
         errors: Vec::new(),
         words: Vec::new(),
         spelled: Vec::new(),
         seconds,
         stable_after: heard
+            .log_probs
             .iter()
-            .flat_map(|log_probs| stability(model, log_probs, &options(decoding)))
+            .flat_map(|log_probs| stability(model, log_probs, options))
             .collect(),
     };
-    for (clip, utterances) in clips.iter().zip(&decoded) {
+    for (clip, utterances) in heard.clips.iter().zip(&decoded) {
         let reference = normalise(&clip.reference);
         let words: Vec<_> = utterances.iter().flat_map(|utterance| &utterance.words).collect();
         let spelled: Vec<String> = words.iter().map(|word| word.word.clone()).collect();
@@ -173,60 +178,96 @@ fn calibration_interval(clips: &[Vec<Judged>]) -> (f64, f64, f64) {
     )
 }
 
-/// Platt's correction of the models' own opinion: the offset and the slope of its log-odds that make what is right most
-/// probable, by Newton's method.
-fn fit(words: &[(f64, bool)]) -> (f64, f64) {
-    let (mut offset, mut slope) = (0.0, 1.0);
-    for _ in 0..50 {
-        let (mut g0, mut g1, mut h00, mut h01, mut h11) = (0.0, 0.0, 1e-6, 0.0, 1e-6);
-        for &(odds, is_right) in words {
-            let p = 1.0 / (1.0 + (-offset - slope * odds).exp());
-            let (error, weight) = (f64::from(u8::from(is_right)) - p, p * (1.0 - p));
-            g0 += error;
-            g1 += error * odds;
-            h00 += weight;
-            h01 += weight * odds;
-            h11 += weight * odds * odds;
-        }
-        let determinant = h00 * h11 - h01 * h01;
-        offset += (h11 * g0 - h01 * g1) / determinant;
-        slope += (h00 * g1 - h01 * g0) / determinant;
-    }
-    (offset, slope)
+/// What a word's confidence is a function of, and whether the word is right: 1, the log-odds of the acoustics' opinion, and its letters where those count.
+type Sample = ([f64; 3], bool);
+
+fn samples(outcome: &Outcome) -> Vec<Vec<Sample>> {
+    let clips = outcome.words.iter().zip(&outcome.spelled);
+    clips
+        .map(|(words, spelled)| {
+            let sample = |(word, (text, count, sum)): (&Judged, &(String, usize, f32))| {
+                let opinion = f64::from(outcome.evidence.opinion(*count, *sum)).clamp(1e-6, 1.0 - 1e-4);
+                let letters = match outcome.evidence {
+                    Evidence::Acoustics => 0.0,
+                    Evidence::LanguageModel => text.chars().count() as f64,
+                };
+                ([1.0, (opinion / (1.0 - opinion)).ln(), letters], word.is_right)
+            };
+            words.iter().zip(spelled).map(sample).collect()
+        })
+        .collect()
 }
 
-/// Offset and slope fitted on all clips, and the calibration error where each half of the clips is corrected by what was
-/// fitted on the other.
-fn two_fold(outcome: &Outcome) -> (f64, f64, f64) {
-    let clips: Vec<Vec<(f64, bool)>> = outcome
-        .words
+fn probability(weights: &[f64; 3], features: &[f64; 3]) -> f64 {
+    let odds: f64 = weights
         .iter()
-        .zip(&outcome.spelled)
-        .map(|(words, spelled)| {
-            let odds = |sum: f32| {
-                let opinion = f64::from(sum).exp().clamp(1e-6, 1.0 - 1e-4);
-                (opinion / (1.0 - opinion)).ln()
-            };
-            words
-                .iter()
-                .zip(spelled)
-                .map(|(word, (_, _, sum))| (odds(*sum), word.is_right))
-                .collect()
-        })
-        .collect();
-    let half = |parity: usize| -> Vec<(f64, bool)> {
-        clips.iter().skip(parity).step_by(2).flatten().copied().collect()
-    };
+        .zip(features)
+        .map(|(weight, feature)| weight * feature)
+        .sum();
+    1.0 / (1.0 + (-odds).exp())
+}
+
+/// Platt's correction: the weights of what confidence is a function of that make what is right most probable, by Newton's method; every sample counts as its group's
+/// weight says.
+fn fit(groups: &[(f64, Vec<Sample>)]) -> [f64; 3] {
+    let mut weights = [0.0, 0.5, 0.0];
+    for _ in 0..50 {
+        // Gradient in the last column; a little ridge, because letters do not always count.
+        let mut system = [[0.0; 4]; 3];
+        for (index, row) in system.iter_mut().enumerate() {
+            row[index] = 1e-9;
+        }
+        for (weight, samples) in groups {
+            for (features, is_right) in samples {
+                let p = probability(&weights, features);
+                for row in 0..3 {
+                    system[row][3] += weight * features[row] * (f64::from(u8::from(*is_right)) - p);
+                    for column in 0..3 {
+                        system[row][column] += weight * features[row] * features[column] * p * (1.0 - p);
+                    }
+                }
+            }
+        }
+        for (weight, change) in weights.iter_mut().zip(solved(system)) {
+            *weight += change.clamp(-1.0, 1.0);
+        }
+    }
+    weights
+}
+
+/// By elimination; the matrix is positive definite, so no row needs another's place.
+fn solved(mut system: [[f64; 4]; 3]) -> [f64; 3] {
+    for pivot in 0..3 {
+        let row = system[pivot].map(|value| value / system[pivot][pivot]);
+        for (index, other) in system.iter_mut().enumerate() {
+            let factor = other[pivot];
+            if index == pivot {
+                *other = row;
+            } else {
+                other
+                    .iter_mut()
+                    .zip(row)
+                    .for_each(|(value, pivot)| *value -= factor * pivot);
+            }
+        }
+    }
+    system.map(|row| row[3])
+}
+
+/// The weights fitted on all clips, and the calibration error where each half of the clips is corrected by what was fitted on the other.
+fn two_fold(outcome: &Outcome) -> ([f64; 3], f64) {
+    let clips = samples(outcome);
+    let half =
+        |parity: usize| -> Vec<Sample> { clips.iter().skip(parity).step_by(2).flatten().copied().collect() };
     let mut corrected = Vec::new();
     for parity in [0, 1] {
-        let (offset, slope) = fit(&half(1 - parity));
-        corrected.extend(half(parity).into_iter().map(|(odds, is_right)| Judged {
-            confidence: 1.0 / (1.0 + (-offset - slope * odds).exp()),
-            is_right,
+        let weights = fit(&[(1.0, half(1 - parity))]);
+        corrected.extend(half(parity).iter().map(|(features, is_right)| Judged {
+            confidence: probability(&weights, features),
+            is_right: *is_right,
         }));
     }
-    let (offset, slope) = fit(&clips.concat());
-    (offset, slope, calibration_error(&corrected))
+    (fit(&[(1.0, clips.concat())]), calibration_error(&corrected))
 }
 
 /// The area under the curve of right words against wrong ones: how well confidence orders words, whatever its values.
@@ -319,68 +360,31 @@ fn picture(curves: &[(&str, &str, Vec<Judged>)]) -> Result<String, std::fmt::Err
     Ok(svg)
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let (mut paths, mut picture_file, mut words_file) = (Vec::new(), None, None);
-    let mut settings = Decoding::default();
-    let mut language_model = None;
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "--picture" => picture_file = Some(arguments.next().ok_or("--picture needs a file")?),
-            "--words" => words_file = Some(arguments.next().ok_or("--words needs a file")?),
-            "--settle-ms" => {
-                settings.settle_ms = arguments.next().ok_or("--settle-ms needs a number")?.parse()?
-            }
-            "--max-distance" => {
-                settings.max_distance = arguments.next().ok_or("--max-distance needs a number")?.parse()?;
-            }
-            "--language-model" => {
-                let file = PathBuf::from(arguments.next().ok_or("--language-model needs a file")?);
-                language_model = Some(Arc::new(LanguageModel::load(&file)?));
-                settings = Decoding::with_language_model();
-            }
-            _ => paths.push(PathBuf::from(argument)),
-        }
-    }
-    let [model, clips] = <[PathBuf; 2]>::try_from(paths).map_err(|_| "expected MODEL_DIR and CLIPS_DIR")?;
-    let mut model = Model::load(&model)?;
-    if let Some(language_model) = language_model {
-        model = model.with_language_model(language_model);
-    }
-    let clips = Clip::read_all(&clips)?;
-    let begin = Instant::now();
-    let heard = clips
-        .iter()
-        .map(|clip| clip.hear(&model, 3))
-        .collect::<Result<Vec<_>, _>>()?;
-    let encoding = begin.elapsed().as_secs_f64();
-    let audio: f64 = clips.iter().map(|clip| clip.seconds() + 3.0).sum();
+/// The table of one list; draws the picture and lists the words, if asked to.
+fn report(
+    model: &Model,
+    heard: &Heard,
+    rows: &[(String, TranscriberOptions)],
+    picture_file: Option<&str>,
+    words_file: Option<&str>,
+) -> Result<Vec<Outcome>, Box<dyn Error>> {
     println!(
-        "Model `{}`, {} clips, {audio:.0} s with the pauses behind them; the encoder took {encoding:.0} s, {:.4} of real time.\n",
+        "\nModel `{}`, {}: {} clips, {:.0} s with the pauses behind them.\n",
         model.id(),
-        clips.len(),
-        encoding / audio
+        heard.name,
+        heard.clips.len(),
+        heard.audio_seconds
     );
-    let outcomes: Vec<Outcome> = WIDTHS
+    let outcomes: Vec<Outcome> = rows
         .iter()
-        .map(|&beam_width| {
-            outcome(
-                &model,
-                &clips,
-                &heard,
-                Decoding {
-                    beam_width,
-                    ..settings
-                },
-            )
-        })
+        .map(|(_, options)| outcome(model, heard, options))
         .collect();
     let greedy = &outcomes[0];
     println!(
-        "| beam | WER | against greedy: points better (95 % interval, probability) | decoding, of real time | stable after a word's end, s: median (p95) | \
-         calibration error of words (95 % interval) | right ranked above wrong | correction fitted here: offset, slope, two-fold error |\n|---|---|---|---|---|---|---|---|"
+        "| decoder | WER | against greedy: points better (95 % interval, probability) | decoding, of real time | stable after a word's end, s: median (p95) | \
+         calibration error of words (95 % interval) | right ranked above wrong | correction fitted here: offset, slope, each letter, two-fold error |\n|---|---|---|---|---|---|---|---|"
     );
-    for (width, outcome) in WIDTHS.iter().zip(&outcomes) {
+    for ((name, _), outcome) in rows.iter().zip(&outcomes) {
         let better = Improvement::between(&greedy.errors, &outcome.errors);
         let mut delays: Vec<f64> = outcome
             .stable_after
@@ -388,35 +392,35 @@ fn main() -> Result<(), Box<dyn Error>> {
             .map(|frames| frames * model.output_frame_seconds())
             .collect();
         let (error, low, high) = calibration_interval(&outcome.words);
-        let (offset, slope, two_fold) = two_fold(outcome);
+        let ([offset, slope, letter], two_fold) = two_fold(outcome);
         println!(
-            "| {width} | {} | {:.1} ({:.1} to {:.1}, {:.0} %) | {:.5} | {:.2} ({:.2}) | {error:.3} ({low:.3} to {high:.3}) | {:.3} | {offset:.2}, {slope:.2}, {two_fold:.3} |",
+            "| {name} | {} | {:.1} ({:.1} to {:.1}, {:.0} %) | {:.5} | {:.2} ({:.2}) | {error:.3} ({low:.3} to {high:.3}) | {:.3} | {offset:.2}, {slope:.2}, {letter:.2}, {two_fold:.3} |",
             ErrorRate::of(&outcome.errors),
             100.0 * better.difference,
             100.0 * better.low,
             100.0 * better.high,
             100.0 * better.probability,
-            outcome.seconds / audio,
+            outcome.seconds / heard.audio_seconds,
             percentile(&mut delays, 50.0),
             percentile(&mut delays, 95.0),
             ranking(&outcome.words.concat()),
         );
     }
-    if let (Some(file), Some(widest)) = (picture_file, outcomes.last()) {
+    if let (Some(file), Some((name, _)), Some(last)) = (picture_file, rows.last(), outcomes.last()) {
         let curves = [
             ("best path", "#2563eb", greedy.words.concat()),
-            ("beam of 64", "#ea580c", widest.words.concat()),
+            (name.as_str(), "#ea580c", last.words.concat()),
         ];
         std::fs::write(file, picture(&curves)?)?;
     }
     if let Some(file) = words_file {
         let mut list = String::new();
-        for (width, outcome) in WIDTHS.iter().zip(&outcomes) {
+        for ((name, _), outcome) in rows.iter().zip(&outcomes) {
             for (clip, (words, spelled)) in outcome.words.iter().zip(&outcome.spelled).enumerate() {
                 for (word, (text, count, sum)) in words.iter().zip(spelled) {
                     writeln!(
                         list,
-                        "{width}	{clip}	{text}	{:.5}	{}	{count}	{sum:.5}",
+                        "{name}	{clip}	{text}	{:.5}	{}	{count}	{sum:.5}",
                         word.confidence,
                         u8::from(word.is_right)
                     )?;
@@ -424,6 +428,101 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
         std::fs::write(file, list)?;
+    }
+    Ok(outcomes)
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let (mut paths, mut picture_file, mut words_file) = (Vec::new(), None, None);
+    let (mut settle_ms, mut max_distance) = (None, None);
+    let (mut language_model, mut kept) = (None, None);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--picture" => picture_file = Some(arguments.next().ok_or("--picture needs a file")?),
+            "--words" => words_file = Some(arguments.next().ok_or("--words needs a file")?),
+            "--settle-ms" => {
+                settle_ms = Some(arguments.next().ok_or("--settle-ms needs a number")?.parse()?);
+            }
+            "--max-distance" => {
+                max_distance = Some(arguments.next().ok_or("--max-distance needs a number")?.parse()?);
+            }
+            "--language-model" => {
+                let file = PathBuf::from(arguments.next().ok_or("--language-model needs a file")?);
+                language_model = Some(Arc::new(LanguageModel::load(&file)?));
+            }
+            "--keep" => kept = Some(PathBuf::from(arguments.next().ok_or("--keep needs a directory")?)),
+            _ => paths.push(PathBuf::from(argument)),
+        }
+    }
+    let [directory, lists @ ..] = paths.as_slice() else {
+        return Err("expected MODEL_DIR and CLIPS".into());
+    };
+    let model = Model::load(directory)?;
+    let with = |decoding: Decoding, language_model: Option<Arc<LanguageModel>>| TranscriberOptions {
+        decoding: Decoding {
+            settle_ms: settle_ms.unwrap_or(decoding.settle_ms),
+            max_distance: max_distance.unwrap_or(decoding.max_distance),
+            ..decoding
+        },
+        language_model,
+        ..TranscriberOptions::default()
+    };
+    let mut rows: Vec<(String, TranscriberOptions)> = Vec::new();
+    for beam_width in WIDTHS {
+        let decoding = Decoding {
+            beam_width,
+            second_pass_width: 0,
+            ..Decoding::with_language_model()
+        };
+        let name = if beam_width == 1 {
+            "best path".to_owned()
+        } else {
+            format!("beam of {beam_width}")
+        };
+        rows.push((name, with(decoding, None)));
+    }
+    for (beam_width, second_pass_width) in FUSED {
+        let Some(language_model) = &language_model else {
+            break;
+        };
+        let decoding = Decoding {
+            beam_width,
+            second_pass_width,
+            ..Decoding::with_language_model()
+        };
+        let wide = match second_pass_width {
+            0 => String::new(),
+            width => format!(", second pass of {width}"),
+        };
+        let name = format!("beam of {beam_width}, language model{wide}");
+        rows.push((name, with(decoding, Some(Arc::clone(language_model)))));
+    }
+    let mut all = Vec::new();
+    for list in lists {
+        let heard = Heard::read(&model, directory, list, kept.as_deref(), SILENCE_SECONDS)?;
+        // Those of the first list.
+        let (picture, words) = (picture_file.take(), words_file.take());
+        all.push(report(
+            &model,
+            &heard,
+            &rows,
+            picture.as_deref(),
+            words.as_deref(),
+        )?);
+    }
+    println!(
+        "\nCorrections fitted on all lists, each list counting as much as any other: offset, slope, each letter\n"
+    );
+    for (index, (name, _)) in rows.iter().enumerate() {
+        let groups: Vec<(f64, Vec<Sample>)> = all
+            .iter()
+            .filter_map(|outcomes| outcomes.get(index))
+            .map(|outcome| samples(outcome).concat())
+            .map(|samples| (1000.0 / samples.len().max(1) as f64, samples))
+            .collect();
+        let [offset, slope, letter] = fit(&groups);
+        println!("* {name}: {offset:.2}, {slope:.2}, {letter:.2}");
     }
     Ok(())
 }

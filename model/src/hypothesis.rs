@@ -8,9 +8,10 @@
 //! frame.
 //!
 //! **Confidence** of a word is the probability that it is right. The product over its tokens, separators included, of the highest
-//! posterior in each one's run is the model's own opinion of that; it is too high, so its odds are
-//! corrected by a power and a factor (Platt, "Probabilistic outputs for support vector machines", 1999), which were fitted on real
-//! speech and hold for both decoders: `docs/decoding.md` shows how well. The confidence of an utterance is the mean over its words:
+//! posterior in each one's run is the acoustic model's own opinion of that; it is too high, so its odds are
+//! corrected by a power and a factor (Platt, "Probabilistic outputs for support vector machines", 1999). Where a language model is heard, words are right
+//! that the acoustics alone would not have found: there the opinion is the geometric mean over the tokens, and longer words are
+//! surer. Both corrections were fitted on real speech: `docs/decoding.md` shows how well they hold. The confidence of an utterance is the mean over its words:
 //! the share of them that is probably right.
 
 use std::time::Duration;
@@ -22,10 +23,52 @@ use crate::tokens::Tokens;
 /// How long a word goes on behind its last token, where nothing follows at once.
 pub const WORD_TAIL: Duration = Duration::from_millis(80);
 
-/// What corrects a word's log-odds, the model's own opinion: multiplied by the one, the other added.
-/// `model/examples/decoding_report.rs` fits them.
-const LOG_ODDS_SLOPE: f32 = 0.7;
-const LOG_ODDS_OFFSET: f32 = -0.45;
+/// What a word was found with, and so what its confidence is judged by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Evidence {
+    /// Acoustics; hotwords may have helped.
+    #[default]
+    Acoustics,
+    /// Acoustics and a language model.
+    LanguageModel,
+}
+
+/// A log-odds of what the acoustics make of a word becomes one of its being right. `model/examples/decoding_report.rs` fits these numbers.
+struct Correction {
+    offset: f32,
+    /// Of the log-odds of the opinion.
+    slope: f32,
+    /// For each letter.
+    letter: f32,
+}
+
+impl Evidence {
+    const fn correction(self) -> Correction {
+        match self {
+            Self::Acoustics => Correction {
+                offset: -0.8,
+                slope: 0.66,
+                letter: 0.0,
+            },
+            Self::LanguageModel => Correction {
+                offset: -1.07,
+                slope: 0.43,
+                letter: 0.29,
+            },
+        }
+    }
+
+    /// What the acoustics make of a word: `num_tokens` with the sum of their natural log-posteriors.
+    pub fn opinion(self, num_tokens: usize, log_posterior: f32) -> f32 {
+        match self {
+            Self::Acoustics => log_posterior.min(0.0).exp(),
+            // Nobody is sure here.
+            Self::LanguageModel => (log_posterior / num_tokens.max(1) as f32)
+                .exp()
+                .clamp(1e-6, 0.9999),
+        }
+    }
+}
 
 /// Elements and bytes that the standard library's growing containers begin with.
 const SMALLEST_VECTOR: usize = 4;
@@ -117,13 +160,25 @@ fn join(words: &[Word]) -> String {
 
 /// The words that tokens spell, as an utterance that ends at output frame `end`; `None` without letters. Allocates.
 pub fn join_tokens(table: &Tokens, tokens: &[EmittedToken], frame: Duration, end: u64) -> Option<Utterance> {
-    Hypothesis::new(frames_in(WORD_TAIL, frame)).whole_with(table, 0, end, tokens)
+    join_tokens_found_with(Evidence::Acoustics, table, tokens, frame, end)
+}
+
+/// As [`join_tokens`], for tokens that were found with a language model, or without.
+pub fn join_tokens_found_with(
+    evidence: Evidence,
+    table: &Tokens,
+    tokens: &[EmittedToken],
+    frame: Duration,
+    end: u64,
+) -> Option<Utterance> {
+    Hypothesis::new(frames_in(WORD_TAIL, frame), evidence).whole_with(table, 0, end, tokens)
 }
 
 /// Joins tokens to words. Holds only the open utterance: completed words and the tokens of the open one.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Hypothesis {
     tail_frames: u64,
+    evidence: Evidence,
     tokens: Vec<EmittedToken>,
     words: Vec<Word>,
     /// Index in `tokens` of the open word's first token.
@@ -135,15 +190,21 @@ pub(crate) struct Hypothesis {
 }
 
 impl Hypothesis {
-    pub(crate) fn new(tail_frames: u64) -> Self {
+    pub(crate) fn new(tail_frames: u64, evidence: Evidence) -> Self {
         Self {
             tail_frames,
+            evidence,
             tokens: Vec::new(),
             words: Vec::new(),
             open_from: 0,
             open_start: None,
             floor: 0,
         }
+    }
+
+    /// From the next complete word on.
+    pub(crate) fn set_evidence(&mut self, evidence: Evidence) {
+        self.evidence = evidence;
     }
 
     /// The complete words, and the tokens that they were joined from.
@@ -322,11 +383,12 @@ impl Hypothesis {
         let start = self.open_start?;
         let tokens = self.tokens.get(self.open_from..)?;
         let last = tokens.last()?;
+        let word: String = tokens.iter().map(|token| table.spelling(token.id)).collect();
         Some(Word {
-            word: tokens.iter().map(|token| table.spelling(token.id)).collect(),
+            confidence: probability_right(self.evidence, tokens, word.chars().count()),
+            word,
             start,
             end: (last.end + self.tail_frames).min(until),
-            confidence: probability_right(tokens),
         })
     }
 }
@@ -352,10 +414,15 @@ fn make_utterance(
 }
 
 /// That all of a word's tokens are right.
-fn probability_right(tokens: &[EmittedToken]) -> f32 {
+fn probability_right(evidence: Evidence, tokens: &[EmittedToken], letters: usize) -> f32 {
     let sum: f32 = tokens.iter().map(|token| token.log_posterior).sum();
-    let opinion = sum.min(0.0).exp();
-    let odds_against = ((1.0 - opinion) / opinion).powf(LOG_ODDS_SLOPE) * (-LOG_ODDS_OFFSET).exp();
+    let opinion = evidence.opinion(tokens.len(), sum);
+    let Correction {
+        offset,
+        slope,
+        letter,
+    } = evidence.correction();
+    let odds_against = ((1.0 - opinion) / opinion).powf(slope) * (-offset - letter * letters as f32).exp();
     1.0 / (1.0 + odds_against)
 }
 
@@ -379,7 +446,7 @@ mod tests {
     #[test]
     fn a_word_starts_at_its_first_letter_and_ends_behind_its_tail() {
         let table = table();
-        let mut hypothesis = Hypothesis::new(2);
+        let mut hypothesis = Hypothesis::new(2, Evidence::Acoustics);
         for (id, frame) in [(1, 3), (2, 10), (3, 12)] {
             hypothesis.push(&table, id, frame, 0.0);
         }
@@ -405,7 +472,7 @@ mod tests {
     #[test]
     fn the_tail_stops_where_the_next_word_begins() {
         let table = table();
-        let mut hypothesis = Hypothesis::new(5);
+        let mut hypothesis = Hypothesis::new(5, Evidence::Acoustics);
         for (id, frame) in [(4, 0), (1, 2), (2, 3), (4, 4)] {
             hypothesis.push(&table, id, frame, 0.0);
         }
@@ -425,23 +492,38 @@ mod tests {
     #[test]
     fn confidence_corrects_the_product_over_the_tokens() {
         let table = table();
-        let mut hypothesis = Hypothesis::new(1);
+        let mut hypothesis = Hypothesis::new(1, Evidence::Acoustics);
         hypothesis.push(&table, 1, 0, 0.5f32.ln());
         hypothesis.push(&table, 2, 1, 0.1f32.ln());
         hypothesis.extend(2, 2, 0.5f32.ln());
         hypothesis.push(&table, 4, 5, 0.0);
         let all = hypothesis.take_all(&table, 0, 6).unwrap();
-        // A product of 1/4 is odds of 3 against: 3 to the power of 0.7, times e to the power of 0.45.
-        let expected = 1.0 / (1.0 + 2.1577 * 1.5683);
+        // A product of 1/4 is odds of 3 against: 3 to the power of 0.66, times e to the power of 0.8.
+        let expected = 1.0 / (1.0 + 2.0649 * 2.2255);
         assert!((all.words[0].confidence - expected).abs() < 1e-4, "{all:?}");
         assert_eq!(all.words[1].confidence, 1.0);
         assert!((all.confidence - (expected + 1.0) / 2.0).abs() < 1e-4, "{all:?}");
     }
 
     #[test]
+    fn behind_a_language_model_confidence_corrects_the_mean_over_the_tokens() {
+        let table = table();
+        let mut hypothesis = Hypothesis::new(1, Evidence::LanguageModel);
+        hypothesis.push(&table, 1, 0, 0.5f32.ln());
+        hypothesis.push(&table, 2, 1, 0.5f32.ln());
+        hypothesis.set_evidence(Evidence::Acoustics);
+        hypothesis.set_evidence(Evidence::LanguageModel);
+        let all = hypothesis.take_all(&table, 0, 6).unwrap();
+        // A mean of 1/2 is even odds, whatever their power.
+        let letters = all.words[0].word.chars().count() as f32;
+        let expected = 1.0 / (1.0 + (1.07 - 0.29 * letters).exp());
+        assert!((all.words[0].confidence - expected).abs() < 1e-4, "{all:?}");
+    }
+
+    #[test]
     fn impossible_words_have_no_confidence() {
         let table = table();
-        let mut hypothesis = Hypothesis::new(1);
+        let mut hypothesis = Hypothesis::new(1, Evidence::Acoustics);
         hypothesis.push(&table, 4, 0, f32::NEG_INFINITY);
         assert_eq!(hypothesis.take_all(&table, 0, 1).unwrap().confidence, 0.0);
     }
@@ -449,7 +531,7 @@ mod tests {
     #[test]
     fn separators_without_letters_make_no_word_and_take_no_memory() {
         let table = table();
-        let mut hypothesis = Hypothesis::new(1);
+        let mut hypothesis = Hypothesis::new(1, Evidence::Acoustics);
         for frame in 0..1000 {
             hypothesis.push(&table, 1, 2 * frame, 0.0);
             hypothesis.push(&table, 5, 2 * frame + 1, 0.0);
@@ -467,7 +549,7 @@ mod tests {
     #[test]
     fn the_open_word_stays_when_the_utterance_is_cut() {
         let table = table();
-        let mut hypothesis = Hypothesis::new(1);
+        let mut hypothesis = Hypothesis::new(1, Evidence::Acoustics);
         for (id, frame) in [(4, 0), (1, 5), (2, 6)] {
             hypothesis.push(&table, id, frame, 0.0);
         }
@@ -482,7 +564,7 @@ mod tests {
     #[test]
     fn a_run_that_began_before_the_final_adds_nothing() {
         let table = table();
-        let mut hypothesis = Hypothesis::new(1);
+        let mut hypothesis = Hypothesis::new(1, Evidence::Acoustics);
         hypothesis.push(&table, 2, 0, -1.0);
         assert!(hypothesis.take_all(&table, 0, 1).is_some());
         hypothesis.extend(2, 1, 0.0);

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::ctc::{BeamEvent, Fusion, GreedyDecoder, Hotwords, PrefixBeam, SecondPass};
 use crate::endpoint::{EndpointDetector, Verdict, frames_in};
-use crate::hypothesis::{Hypothesis, WORD_TAIL};
+use crate::hypothesis::{Evidence, Hypothesis, WORD_TAIL};
 use crate::language_model::LanguageModel;
 use crate::tokens::Tokens;
 use crate::transducer::{Heard, Networks, Stage};
@@ -38,7 +38,7 @@ pub struct TranscriberOptions {
 }
 
 impl TranscriberOptions {
-    fn fusion(&self, own: Option<&Arc<LanguageModel>>) -> Fusion {
+    fn fusion(&self, own: Option<&Arc<LanguageModel>>, tokens: &Arc<Tokens>) -> Fusion {
         let decoding = self.decoding.bounded();
         let language_model = self.language_model.as_ref().or(own);
         let language_model = language_model.filter(|_| decoding.language_model_weight > 0.0);
@@ -47,6 +47,7 @@ impl TranscriberOptions {
             language_model_weight: decoding.language_model_weight,
             word_bonus: language_model.map_or(0.0, |_| decoding.word_bonus),
             unknown_word_log_prob: decoding.unknown_word_log_prob,
+            tokens: Some(Arc::clone(tokens)),
             hotwords: self.hotwords.clone(),
         }
     }
@@ -100,7 +101,8 @@ impl Transcriber {
     ) -> Self {
         let frame = frame_duration(frame_seconds);
         let decoding = options.decoding.bounded();
-        let fusion = options.fusion(own_language_model.as_ref());
+        let fusion = options.fusion(own_language_model.as_ref(), &tokens);
+        let evidence = evidence(&decoding, &fusion);
         let decoder = if decoding.beam_width == 1 {
             Decoder::Greedy
         } else {
@@ -116,7 +118,7 @@ impl Transcriber {
             alternatives: decoding.alternatives,
             own_language_model,
             best_serial: 0,
-            hypothesis: Hypothesis::new(frames_in(WORD_TAIL, frame)),
+            hypothesis: Hypothesis::new(frames_in(WORD_TAIL, frame), evidence),
             detector: EndpointDetector::new(options.endpointing, frame),
             tokens,
             frame,
@@ -139,6 +141,7 @@ impl Transcriber {
         let mut transcriber = Self::new(tokens, frame_seconds, options);
         transcriber.decoder = Decoder::Transducer(Box::new(Stage::new(networks, &decoding)));
         transcriber.second_pass = None;
+        transcriber.hypothesis.set_evidence(Evidence::Acoustics);
         transcriber
     }
 
@@ -201,7 +204,7 @@ impl Transcriber {
     pub fn configure(&mut self, options: TranscriberOptions) {
         let frame = self.frame;
         self.detector.configure(options.endpointing, frame);
-        let fusion = options.fusion(self.own_language_model.as_ref());
+        let fusion = options.fusion(self.own_language_model.as_ref(), &self.tokens);
         let decoding = options.decoding.bounded();
         self.alternatives = decoding.alternatives;
         match &mut self.decoder {
@@ -225,6 +228,9 @@ impl Transcriber {
             }
             Decoder::Transducer(stage) => stage.configure(&decoding),
             Decoder::Greedy => {}
+        }
+        if !matches!(self.decoder, Decoder::Transducer(_)) {
+            self.hypothesis.set_evidence(evidence(&decoding, &fusion));
         }
         self.configure_second_pass(&decoding, fusion);
     }
@@ -413,6 +419,14 @@ impl Transcriber {
             self.revision += 1;
         }
         ended
+    }
+}
+
+fn evidence(decoding: &Decoding, fusion: &Fusion) -> Evidence {
+    if decoding.beam_width > 1 && fusion.language_model.is_some() {
+        Evidence::LanguageModel
+    } else {
+        Evidence::Acoustics
     }
 }
 

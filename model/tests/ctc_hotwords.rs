@@ -190,6 +190,7 @@ fn unknown_words_are_dear_unless_they_are_hotwords() {
         language_model_weight: 0.5,
         word_bonus: 1.0,
         unknown_word_log_prob: -8.0,
+        tokens: None,
         hotwords: Some(Arc::new(expected)),
     };
     let said = |word: &str| fusion.word(&fusion.start(), word).0;
@@ -197,4 +198,46 @@ fn unknown_words_are_dear_unless_they_are_hotwords() {
     assert!((said("ab") - known).abs() < 1e-4, "{}", said("ab"));
     assert!((said("cab") - known).abs() < 1e-4, "{}", said("cab"));
     assert!((said("bca") - (known - 4.0)).abs() < 1e-4, "{}", said("bca"));
+}
+
+proptest! {
+    /// An unknown word is paid for once, as soon as it can be no known one and no hotword; what a row of tokens costs in the end is the same as if all were paid late.
+    #[test]
+    fn unknown_words_are_paid_early_and_once(row in prop::collection::vec(1..10_u32, 0..12)) {
+        let arpa = "\\data\\\nngram 1=5\n\n\\1-grams:\n-1\t<unk>\n-99\t<s>\n-1\t</s>\n-1\tab\n-1\tcabb\n\n\\end\\\n";
+        let language_model = Arc::new(LanguageModel::from_bytes(arpa.as_bytes()).unwrap());
+        let (expected, _) = hotwords(&["bca"], 0.0);
+        let late = Fusion {
+            language_model: Some(language_model),
+            language_model_weight: 0.5,
+            word_bonus: 1.0,
+            unknown_word_log_prob: -8.0,
+            tokens: None,
+            hotwords: Some(Arc::new(expected)),
+        };
+        let table = Arc::new(tokens());
+        let early = Fusion { tokens: Some(Arc::clone(&table)), ..late.clone() };
+        // As a search asks: a word when the next one begins and at the end.
+        let told = |fusion: &Fusion| {
+            let (mut state, mut sum, mut word, mut open) = (fusion.start(), 0.0, String::new(), 0.0);
+            for &token in &row {
+                if table.begins_word(token) && !word.is_empty() {
+                    let (said, next) = fusion.word(&state, &word);
+                    (sum, state) = (sum + said, next);
+                    word.clear();
+                    open = 0.0;
+                }
+                let (said, next) = fusion.token(&state, token);
+                (sum, state) = (sum + said, next);
+                open += said;
+                word.push_str(table.spelling(token));
+            }
+            let last = if word.is_empty() { 0.0 } else { fusion.word(&state, &word).0 };
+            (sum + last, word, open)
+        };
+        let ((sum, word, paid), (expected, ..)) = (told(&early), told(&late));
+        prop_assert!((sum - expected).abs() < 1e-3, "{} against {}", sum, expected);
+        let may_be = ["ab", "cabb", "bca"].iter().any(|known| known.starts_with(&word));
+        prop_assert_eq!(paid, if may_be { 0.0 } else { -4.0 });
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use waxwing_model::ctc::{Fusion, GreedyDecoder, Hotword, Hotwords, Pruning, best_path, collapse, n_best};
-use waxwing_model::hypothesis::join_tokens;
+use waxwing_model::hypothesis::{Evidence, join_tokens_found_with};
 use waxwing_model::language_model::LanguageModel;
 use waxwing_model::tokens::Tokens;
 use waxwing_model::transcript::{Decoding, Endpointing, Transcriber, TranscriberOptions, Utterance};
@@ -429,12 +429,14 @@ proptest! {
             language_model_weight: weight,
             word_bonus: if weight > 0.0 { options.decoding.word_bonus } else { 0.0 },
             unknown_word_log_prob: options.decoding.unknown_word_log_prob,
+            tokens: Some(tokens()),
             hotwords: None,
         };
         let frame = std::time::Duration::from_millis(40);
         let pruning = Pruning { beam_width: second_pass_width, ..options.decoding.pruning(frame) };
         let wide = n_best(tokens(), head, pruning, fusion, 1);
-        let expected = join_tokens(&tokens(), &wide[0].tokens, frame, (head.len() / NUM_CLASSES) as u64);
+        let evidence = if weight > 0.0 { Evidence::LanguageModel } else { Evidence::Acoustics };
+        let expected = join_tokens_found_with(evidence, &tokens(), &wide[0].tokens, frame, (head.len() / NUM_CLASSES) as u64);
         let last = transcriber.finish();
         prop_assume!(expected.is_some());
         prop_assert_eq!(last.map(|last| last.words), expected.map(|expected| expected.words));

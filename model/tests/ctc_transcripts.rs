@@ -206,7 +206,7 @@ fn confidence_follows_the_posteriors() {
     let mut transcriber = transcriber(400, 20_000);
     let finals = hear(&mut transcriber, " a..........");
     // Two tokens of 0.9, corrected as the module says.
-    let expected = 1.0 / (1.0 + (0.19f32 / 0.81).powf(0.7) * 0.45f32.exp());
+    let expected = 1.0 / (1.0 + (0.19f32 / 0.81).powf(0.66) * 0.8f32.exp());
     let confidence = finals[0].words[0].confidence;
     assert!((confidence - expected).abs() < 1e-4, "{confidence}");
     assert_eq!(finals[0].confidence, confidence);

@@ -9,6 +9,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 
+use crate::language_model::spellings::Spellings;
 use crate::tokens::Tokens;
 
 /// A word or phrase, and how much it is wanted.
@@ -61,8 +62,8 @@ pub enum HotwordWarning {
     /// A boost out of bounds.
     #[error(
         "hotword `{text}` has boost {used} instead of {found}: expected {} to {}",
-        Hotwords::BOOST.start(),
-        Hotwords::BOOST.end()
+        .accepted.start(),
+        .accepted.end()
     )]
     Boost {
         /// As given.
@@ -71,6 +72,8 @@ pub enum HotwordWarning {
         found: f32,
         /// The nearest accepted one; 0 for what is not a number.
         used: f32,
+        /// What is accepted.
+        accepted: RangeInclusive<f32>,
     },
 }
 
@@ -98,6 +101,8 @@ pub struct Hotwords {
     tokens: Vec<(bool, Box<str>)>,
     /// Every word of every phrase.
     words: HashSet<Box<str>>,
+    /// How they begin.
+    spellings: Spellings,
     best_token: f32,
 }
 
@@ -120,6 +125,15 @@ impl Hotwords {
 
     /// Builds the automaton of all hotwords that can be used, and names those that cannot.
     pub fn new(tokens: &Tokens, hotwords: &[Hotword]) -> (Self, Vec<HotwordWarning>) {
+        Self::with_boosts(tokens, hotwords, Self::BOOST)
+    }
+
+    /// As [`new`](Self::new), with other bounds for boosts: for who measures where the damage begins.
+    pub fn with_boosts(
+        tokens: &Tokens,
+        hotwords: &[Hotword],
+        boosts: RangeInclusive<f32>,
+    ) -> (Self, Vec<HotwordWarning>) {
         let mut warnings = Vec::new();
         let mut built = Self {
             nodes: vec![Node::default(), Node::default()],
@@ -129,6 +143,7 @@ impl Hotwords {
                 .map(|id| (tokens.begins_word(id), tokens.spelling(id).into()))
                 .collect(),
             words: HashSet::new(),
+            spellings: Spellings::default(),
             best_token: 0.0,
         };
         let mut phrases = Vec::new();
@@ -154,7 +169,9 @@ impl Hotwords {
                     }
                 };
                 match spelled {
-                    Ok(spelled) => phrases.push((spelled, accepted(&text, hotword.boost, &mut warnings))),
+                    Ok(spelled) => {
+                        phrases.push((spelled, accepted(&text, hotword.boost, &boosts, &mut warnings)))
+                    }
                     Err(character) => warnings.push(HotwordWarning::Unspellable { text, character }),
                 }
             }
@@ -171,6 +188,7 @@ impl Hotwords {
             .flat_map(|(phrase, _)| phrase.split(SEPARATOR))
             .map(Box::from)
             .collect();
+        built.spellings = Spellings::new(built.words.iter().map(|word| &**word));
         built.add(&phrases);
         (built, warnings)
     }
@@ -183,6 +201,11 @@ impl Hotwords {
     /// Whether a word is, or is part of, what is looked for.
     pub fn has_word(&self, word: &str) -> bool {
         self.words.contains(word)
+    }
+
+    /// How the words of phrases begin.
+    pub(crate) fn spellings(&self) -> &Spellings {
+        &self.spellings
     }
 
     /// Bytes held on the heap: for each letter of the phrases some fifty, for each token of the model some thirty.
@@ -198,6 +221,7 @@ impl Hotwords {
             + letters(&mut self.tokens.iter().map(|(_, spelling)| spelling))
             + self.words.capacity() * (size_of::<Box<str>>() + 1)
             + letters(&mut self.words.iter())
+            + self.spellings.heap_bytes()
     }
 
     /// The state of a prefix without tokens: a word begins.
@@ -378,17 +402,18 @@ impl Hotwords {
     }
 }
 
-fn accepted(text: &str, boost: f32, warnings: &mut Vec<HotwordWarning>) -> f32 {
+fn accepted(text: &str, boost: f32, boosts: &RangeInclusive<f32>, warnings: &mut Vec<HotwordWarning>) -> f32 {
     let used = if boost.is_nan() {
         0.0
     } else {
-        boost.clamp(*Hotwords::BOOST.start(), *Hotwords::BOOST.end())
+        boost.max(*boosts.start()).min(*boosts.end())
     };
     if used != boost {
         warnings.push(HotwordWarning::Boost {
             text: text.to_owned(),
             found: boost,
             used,
+            accepted: boosts.clone(),
         });
     }
     used

@@ -44,9 +44,9 @@ impl Default for Decoding {
             settle_ms: 1500,
             alternatives: 1,
             second_pass_width: 0,
-            language_model_weight: 0.3,
-            word_bonus: 1.0,
-            unknown_word_log_prob: -15.0,
+            language_model_weight: 0.5,
+            word_bonus: 2.0,
+            unknown_word_log_prob: -20.0,
         }
     }
 }

@@ -187,9 +187,14 @@ impl<S: Scorer + Clone> SecondPass<S> {
         self.num_words = 0;
     }
 
+    /// What is left of a width when so many frames are searched.
+    fn affordable(width: usize, frames: usize) -> usize {
+        width.min(Self::WORK / frames.max(1))
+    }
+
     /// The `count` best ways on from the last stable word, the best first; empty where there is no second pass. Allocates.
     pub(crate) fn n_best(&self, count: usize) -> Vec<BeamHypothesis> {
-        let width = self.width.min(Self::WORK / self.ends.len().max(1));
+        let width = Self::affordable(self.width, self.ends.len());
         if self.is_spoilt || self.is_incomplete || self.ends.is_empty() || width <= self.pruning.beam_width {
             return Vec::new();
         }
@@ -285,4 +290,74 @@ fn most_frames(frame_duration: Duration) -> usize {
         frame_duration,
     ))
     .unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a helper of tests may fail as a test does")]
+mod tests {
+    use super::*;
+    use crate::ctc::scorer::NoScorer;
+
+    const FRAME: Duration = Duration::from_millis(20);
+    const LEAST: usize = 4;
+
+    fn tokens() -> Arc<Tokens> {
+        Arc::new(Tokens::parse("<blank>\n▁a\nb\nc\n").unwrap())
+    }
+
+    fn listening(width: usize) -> SecondPass<NoScorer> {
+        SecondPass::new(
+            tokens(),
+            width,
+            Pruning::width_only(LEAST),
+            FRAME,
+            NoScorer,
+            0,
+            None,
+        )
+    }
+
+    fn noise(frame: usize) -> impl Iterator<Item = (u32, f32)> {
+        (0..4).map(move |class| (class, -1.2 - 0.1 * ((class as usize * 7 + frame * 5) % 4) as f32))
+    }
+
+    /// What keeps a second pass from making other sessions wait: no utterance and no width makes it search more than this.
+    #[test]
+    fn the_work_is_bounded_whatever_is_asked_for() {
+        let longest = most_frames(FRAME);
+        for frames in 1..=longest {
+            for width in [0, 1, 64, 200, 500, usize::MAX] {
+                let affordable = SecondPass::<NoScorer>::affordable(width, frames);
+                assert!(affordable * frames <= SecondPass::<NoScorer>::WORK && affordable <= width);
+            }
+        }
+        // The default of 64 is never made narrower.
+        assert_eq!(SecondPass::<NoScorer>::affordable(64, longest), 64);
+    }
+
+    #[test]
+    fn what_is_longer_than_the_span_is_not_searched_again_and_takes_no_memory() {
+        let mut second_pass = listening(16);
+        let longest = most_frames(FRAME);
+        for frame in 0..longest {
+            second_pass.keep(noise(frame));
+        }
+        assert!(!second_pass.n_best(1).is_empty());
+        let most = SecondPass::<NoScorer>::max_heap_bytes(&tokens(), &Pruning::width_only(LEAST), FRAME);
+        assert!(second_pass.heap_bytes() <= most);
+        for frame in 0..longest {
+            second_pass.keep(noise(frame));
+        }
+        assert!(second_pass.n_best(1).is_empty());
+        assert!(second_pass.ends.is_empty() && second_pass.heap_bytes() <= most);
+    }
+
+    #[test]
+    fn a_pass_that_would_be_no_wider_than_the_first_is_left_out() {
+        for (width, is_made) in [(0, false), (LEAST, false), (LEAST + 1, true)] {
+            let mut second_pass = listening(width);
+            (0..20).for_each(|frame| second_pass.keep(noise(frame)));
+            assert_eq!(!second_pass.n_best(1).is_empty(), is_made, "{width}");
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::f32::consts::LN_10;
 use std::io::{BufRead, Read};
 
+use super::spellings::Spellings;
 use super::{BEGIN, END, LanguageModel, LanguageModelError, Level, MAX_ORDER, UNKNOWN};
 
 /// As in KenLM, for a file without `<unk>`.
@@ -152,6 +153,7 @@ pub(super) fn read(reader: impl BufRead) -> Result<LanguageModel, LanguageModelE
         highest.back_offs = Vec::new();
     }
     Ok(LanguageModel {
+        spellings: Spellings::new(words.iter().map(|word| &**word)),
         words,
         ids,
         levels,

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::f32::consts::LN_10;
 
+use super::spellings::Spellings;
 use super::{BEGIN, END, LanguageModel, LanguageModelError, Level, MAX_ORDER, UNKNOWN};
 
 const MAGIC: &[u8] = b"WXNG";
@@ -243,6 +244,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<LanguageModel, LanguageModelError> {
     }
     match reader.0.len() {
         0 => Ok(LanguageModel {
+            spellings: Spellings::new(words.iter().map(|word| &**word)),
             words,
             ids,
             levels,

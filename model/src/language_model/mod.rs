@@ -7,10 +7,13 @@
 
 mod arpa;
 mod compact;
+pub(crate) mod spellings;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+
+use spellings::Spellings;
 
 /// The longest n-grams that are read.
 pub const MAX_ORDER: usize = 6;
@@ -77,6 +80,7 @@ struct Level {
 pub struct LanguageModel {
     words: Vec<Box<str>>,
     ids: HashMap<Box<str>, u32>,
+    spellings: Spellings,
     levels: Vec<Level>,
     unknown: u32,
     begin: u32,
@@ -139,6 +143,11 @@ impl LanguageModel {
     /// Whether the model knows a word, and so whether [`word`](Self::word) gives an id of its own.
     pub fn knows(&self, word: &str) -> bool {
         self.ids.contains_key(word)
+    }
+
+    /// How its words begin.
+    pub(crate) fn spellings(&self) -> &Spellings {
+        &self.spellings
     }
 
     /// The state at the beginning of a sentence.

@@ -10,8 +10,8 @@ use clap::Args;
 use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
 use waxwing_model::ctc::{BeamHypothesis, Decoding, Fusion, Hotword, Hotwords, best_path_tokens, n_best};
-use waxwing_model::hypothesis::join_tokens;
-use waxwing_model::language_model::LanguageModel;
+use waxwing_model::hypothesis::{Evidence, join_tokens_found_with};
+use waxwing_model::language_model::{LanguageModel, LanguageModelError};
 use waxwing_model::tokens::Tokens;
 
 use super::{Failure, Outcome};
@@ -30,11 +30,16 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE")]
     log_probs: PathBuf,
     /// Prefixes kept from frame to frame; 1 is the best path
-    #[arg(long, value_name = "N", default_value_t = Decoding::default().beam_width)]
-    beam: usize,
+    #[arg(long = "beam-width", visible_alias = "beam", value_name = "N", default_value_t = Decoding::default().beam_width)]
+    beam_width: usize,
     /// Hypotheses to write, the best first
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    nbest: usize,
+    #[arg(
+        long = "alternatives",
+        visible_alias = "nbest",
+        value_name = "N",
+        default_value_t = 1
+    )]
+    alternatives: usize,
     /// Most probable classes that are tried in a frame
     #[arg(long, value_name = "N", default_value_t = Decoding::default().max_tokens)]
     max_tokens: usize,
@@ -42,15 +47,15 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "X", default_value_t = Decoding::default().min_token_log_prob, allow_negative_numbers = true)]
     min_token_log_prob: f32,
     /// Prefixes further below the best one, in natural logs, are dropped
-    #[arg(long, value_name = "X", default_value_t = Decoding::default().max_distance)]
+    #[arg(long, value_name = "X", default_value_t = Decoding::default().max_distance, allow_negative_numbers = true)]
     max_distance: f32,
     /// Language model: an ARPA file, plain or gzip, or the compact form; needs a beam
-    #[arg(long = "lm", value_name = "FILE")]
+    #[arg(long, visible_alias = "lm", value_name = "FILE")]
     language_model: Option<PathBuf>,
     /// What natural log-probabilities of the language model are multiplied by
-    #[arg(long = "lm-weight", value_name = "X", default_value_t = Decoding::default().language_model_weight)]
+    #[arg(long, visible_alias = "lm-weight", value_name = "X", default_value_t = Decoding::default().language_model_weight, allow_negative_numbers = true)]
     language_model_weight: f32,
-    /// Added for every word [default: 1 with a language model, 0 without]
+    /// Added for every word [default: 2 with a language model, 0 without]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     word_bonus: Option<f32>,
     /// Added to the log-probability of a word that the language model does not know
@@ -93,7 +98,8 @@ struct Token<'a> {
 
 pub(super) fn run(arguments: &Arguments) -> Outcome {
     let decoding = Decoding {
-        beam_width: arguments.beam,
+        beam_width: arguments.beam_width,
+        alternatives: arguments.alternatives,
         max_tokens: arguments.max_tokens,
         min_token_log_prob: arguments.min_token_log_prob,
         max_distance: arguments.max_distance,
@@ -109,7 +115,8 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         || arguments.word_bonus.is_some()
         || !arguments.hotwords.is_empty();
     if decoding.beam_width == 1 && says_more {
-        let message = "--lm, --word-bonus and --hotword need a beam\n\nhint: add `--beam 32`";
+        let message =
+            "--language-model, --word-bonus and --hotword need a beam\n\nhint: add `--beam-width 32`";
         return Err(Failure::Usage(anyhow!(message)));
     }
     let path = arguments.model.join(TOKENS);
@@ -126,12 +133,16 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
             &log_probs,
             decoding.pruning(FRAME),
             fusion,
-            arguments.nbest,
+            arguments.alternatives,
         )
     };
+    let evidence = match arguments.language_model {
+        Some(_) if decoding.language_model_weight > 0.0 => Evidence::LanguageModel,
+        _ => Evidence::Acoustics,
+    };
     let mut out = std::io::stdout().lock();
-    for (rank, hypothesis) in (1..).zip(found.iter().take(arguments.nbest)) {
-        let line = serde_json::to_string(&line(rank, hypothesis, &tokens, frames))?;
+    for (rank, hypothesis) in (1..).zip(found.iter().take(arguments.alternatives)) {
+        let line = serde_json::to_string(&line(rank, hypothesis, &tokens, frames, evidence))?;
         writeln!(out, "{line}")?;
     }
     Ok(out.flush()?)
@@ -145,11 +156,15 @@ fn default_word_bonus(arguments: &Arguments) -> f32 {
 }
 
 /// What is heard beside the log-probs. Hotwords that cannot be used are named on stderr.
-fn fusion(arguments: &Arguments, decoding: &Decoding, tokens: &Tokens) -> anyhow::Result<Fusion> {
+fn fusion(arguments: &Arguments, decoding: &Decoding, tokens: &Arc<Tokens>) -> anyhow::Result<Fusion> {
     let language_model = match &arguments.language_model {
         Some(path) => {
-            let loaded = LanguageModel::load(path).with_context(|| path.display().to_string())?;
-            Some(Arc::new(loaded))
+            let loaded = LanguageModel::load(path).map_err(|error| match error {
+                // Names the file.
+                LanguageModelError::File { .. } => anyhow!("{error}"),
+                error => anyhow!("{}: {error}", path.display()),
+            });
+            Some(Arc::new(loaded?))
         }
         None => None,
     };
@@ -164,6 +179,7 @@ fn fusion(arguments: &Arguments, decoding: &Decoding, tokens: &Tokens) -> anyhow
         language_model_weight: decoding.language_model_weight,
         word_bonus: decoding.word_bonus,
         unknown_word_log_prob: decoding.unknown_word_log_prob,
+        tokens: Some(Arc::clone(tokens)),
         hotwords: Some(Arc::new(hotwords)),
     })
 }
@@ -180,8 +196,14 @@ fn hotword(argument: &str) -> Hotword {
     }
 }
 
-fn line<'a>(rank: usize, hypothesis: &BeamHypothesis, tokens: &'a Tokens, frames: u64) -> Line<'a> {
-    let joined = join_tokens(tokens, &hypothesis.tokens, FRAME, frames);
+fn line<'a>(
+    rank: usize,
+    hypothesis: &BeamHypothesis,
+    tokens: &'a Tokens,
+    frames: u64,
+    evidence: Evidence,
+) -> Line<'a> {
+    let joined = join_tokens_found_with(evidence, tokens, &hypothesis.tokens, FRAME, frames);
     let text = joined.as_ref().map(|joined| joined.text()).unwrap_or_default();
     let words = joined.map(|joined| joined.words).unwrap_or_default();
     Line {

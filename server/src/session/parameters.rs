@@ -112,7 +112,7 @@ pub fn decoding(wanted: Decoding, settings: Decoding) -> Result<Decoding, Refuse
             decoding.second_pass_width,
         ),
     ] {
-        if found > high {
+        if !(low..=high).contains(&found) {
             return refused(format!("{name}: expected {low} to {high}, found {found}"));
         }
     }
@@ -410,7 +410,7 @@ mod tests {
         );
         for (pair, message) in [
             (("beam_width", "65"), "beam_width: expected 1 to 64, found 65"),
-            (("beam_width", "0"), "beam_width: expected 1 to 500, found 0"),
+            (("beam_width", "0"), "beam_width: expected 1 to 64, found 0"),
             (("alternatives", "21"), "alternatives: expected 1 to 20, found 21"),
             (
                 ("beam_width", "wide"),
