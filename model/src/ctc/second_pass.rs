@@ -293,7 +293,6 @@ fn most_frames(frame_duration: Duration) -> usize {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a helper of tests may fail as a test does")]
 mod tests {
     use super::*;
     use crate::ctc::scorer::NoScorer;
