@@ -3,14 +3,13 @@
 //! ```text
 //! cargo run --release --example language_model -- convert ARPA OUT
 //! cargo run --release --example language_model -- report MODEL_DIR LANGUAGE_MODEL CLIPS... [--keep DIR]
-//! cargo run --release --example language_model -- tradeoff MODEL_DIR LANGUAGE_MODEL CLIPS... [--keep DIR]
-//! cargo run --release --example language_model -- changes MODEL_DIR LANGUAGE_MODEL CLIPS... [--keep DIR]
+//! cargo run --release --example language_model -- choose | second-pass | tradeoff | changes MODEL_DIR LANGUAGE_MODEL CLIPS... [--keep DIR]
 //! ```
 //!
 //! `CLIPS` is a list, or a directory with `text.tsv`, as for `decoding_report`; `--keep` names a directory for what the encoder heard, so that the next report on the
 //! same clips need not run it again. `report` chooses weight, word bonus and the price of unknown words on the even clips of all lists together (counted from 0), and
 //! shows the odd ones and all of each list. Its hotwords are every second one, by alphabet, of the words of at least seven letters in the
-//! transcripts, its phrases every fourth pair of neighbouring words; one list for all clips. `tradeoff` shows errors, time and how late words are stable, over the width of
+//! transcripts, its phrases every fourth pair of neighbouring words; one list for all clips. `choose` and `second-pass` are its parts that choose and that time second passes. `tradeoff` shows errors, time and how late words are stable, over the width of
 //! the beam, when it settles, and the width of the second pass. `changes` lists the clips that the best path and the shipped settings spell differently. Times are
 //! those of one thread on its core, where the system counts them; those of single steps, too short for that, are the shortest of several runs.
 #![expect(clippy::print_stdout, reason = "the report is the output")]
@@ -332,9 +331,9 @@ fn dearest_end(bench: &Bench, options: &TranscriberOptions) -> f64 {
         let mut finals = Vec::new();
         transcriber.accept(&first, &mut finals);
         transcriber.accept(&log_probs, &mut finals);
-        let begin = Instant::now();
+        let watch = Stopwatch::start();
         std::hint::black_box(transcriber.finish());
-        begin.elapsed().as_secs_f64()
+        watch.seconds()
     };
     (0..RUNS).map(run).fold(f64::INFINITY, f64::min)
 }
@@ -503,9 +502,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["choose", rest @ ..] => {
             Bench::load(rest)?.choose();
         }
+        ["second-pass", rest @ ..] => {
+            let bench = Bench::load(rest)?;
+            bench.lists.iter().for_each(|list| second_pass(&bench, list));
+        }
         ["changes", rest @ ..] => changes(&Bench::load(rest)?),
         _ => {
-            let usage = "expected `convert ARPA OUT`, or `report`, `tradeoff` or `changes` with `MODEL_DIR LANGUAGE_MODEL CLIPS... [--keep DIR]`";
+            let usage = "expected `convert ARPA OUT`, or `report`, `choose`, `second-pass`, `tradeoff` or `changes` with `MODEL_DIR LANGUAGE_MODEL CLIPS... [--keep DIR]`";
             return Err(usage.into());
         }
     }

@@ -118,9 +118,9 @@ impl Hotwords {
     pub const MAX_COUNT: usize = 1000;
     /// Accepted length of a hotword, in characters.
     pub const MAX_CHARACTERS: usize = 100;
-    /// Accepted boosts, natural logarithm for each letter. Above, other words suffer; see the curve in `docs/language-model.md`.
+    /// Accepted boosts, natural logarithm for each letter. Above, other words suffer and no more hotwords are found; see the curves in `docs/language-model.md`.
     pub const BOOST: RangeInclusive<f32> = 0.0..=2.0;
-    /// The boost where none is given: nearly all that can be found is found, and other words do not suffer.
+    /// The boost where none is given: nearly all that can be found is found, for less than one further error in a hundred other words.
     pub const DEFAULT_BOOST: f32 = 1.0;
 
     /// Builds the automaton of all hotwords that can be used, and names those that cannot.
