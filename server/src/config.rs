@@ -132,7 +132,7 @@ pub const SETTINGS: &[Setting] = &[
         apply: |config, text| { config.decoding.second_pass_width = u32::try_from(in_range(text, 0, limits::SECOND_PASS_WIDTH)?).ok(); Ok(()) } },
     Setting { key: "language_model_weight", value_name: "X", help: "How much the language model beside a model is heard where a client does not say, from 0 (not at all) to 10; only beams hear it [default: 0.5]",
         apply: |config, text| { config.decoding.language_model_weight = Some(decimal(text, &transcript::Decoding::LANGUAGE_MODEL_WEIGHT)?); Ok(()) } },
-    Setting { key: "word_bonus", value_name: "X", help: "Added to the score of every word where a language model is heard, from -10 to 10; higher gives more and shorter words [default: 2]",
+    Setting { key: "word_bonus", value_name: "X", help: "Added to the score of every word where a language model is heard, from -10 to 10; higher gives more and shorter words [default: 1]",
         apply: |config, text| { config.decoding.word_bonus = Some(decimal(text, &transcript::Decoding::WORD_BONUS)?); Ok(()) } },
     Setting { key: "max_connections", value_name: "N", help: "Open connections; more wait in the system's queue [default: 4096]",
         apply: |config, text| { config.limits.connections = in_range(text, 1, 1_000_000)?; Ok(()) } },

@@ -45,7 +45,7 @@ impl Default for Decoding {
             alternatives: 1,
             second_pass_width: 0,
             language_model_weight: 0.5,
-            word_bonus: 2.0,
+            word_bonus: 1.0,
             unknown_word_log_prob: -20.0,
         }
     }

@@ -55,7 +55,7 @@ pub(super) struct Arguments {
     /// What natural log-probabilities of the language model are multiplied by
     #[arg(long, visible_alias = "lm-weight", value_name = "X", default_value_t = Decoding::default().language_model_weight, allow_negative_numbers = true)]
     language_model_weight: f32,
-    /// Added for every word [default: 2 with a language model, 0 without]
+    /// Added for every word [default: 1 with a language model, 0 without]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     word_bonus: Option<f32>,
     /// Added to the log-probability of a word that the language model does not know
