@@ -7,7 +7,7 @@ use realfft::num_complex::Complex;
 use realfft::{RealFftPlanner, RealToComplex};
 
 /// Samples that are taken into the frame buffer at once; bounds the buffer however much is pushed.
-const CHUNK_SAMPLES: usize = 256;
+const CHUNK_SAMPLES: usize = 240;
 
 /// The transform of one length, shared by all sessions of the process: twiddle factors are the larger part of it.
 pub(crate) fn real_fft(length: usize) -> Arc<dyn RealToComplex<f32>> {
