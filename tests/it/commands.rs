@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use waxwing_tests::binary;
+use waxwing_tests::{RECORDINGS, binary};
 
 /// `cargo run --release` at the root starts `waxwing`, however many binaries the workspace has: of all its members' binaries that need
 /// no feature there is one, or its package names it as the default.
@@ -41,6 +41,37 @@ fn cargo_run_starts_waxwing() -> Result<()> {
         started == ["waxwing"],
         "`cargo run` would choose among {started:?}"
     );
+    Ok(())
+}
+
+/// A clip in whole numbers has nearly the words that it has in f32; a precision that is not there is refused.
+#[test]
+fn transcribe_takes_a_precision() -> Result<()> {
+    let clip = format!("{RECORDINGS}/librivox/sense_and_sensibility_01_austen_64kb-0870.wav");
+    let heard = |precision: &str| {
+        Command::new(binary())
+            .args(["transcribe", "--precision", precision, &clip])
+            .output()
+    };
+    let words = |precision: &str| -> Result<Vec<String>> {
+        let output = heard(precision)?;
+        ensure!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let text = String::from_utf8(output.stdout)?;
+        Ok(text.split_whitespace().map(str::to_owned).collect())
+    };
+    let (full, whole) = (words("f32")?, words("int8")?);
+    let shared = full.iter().filter(|word| whole.contains(word)).count();
+    ensure!(
+        full.len() > 5 && 4 * shared >= 3 * full.len(),
+        "{full:?} {whole:?}"
+    );
+    let refused = heard("int4")?;
+    ensure!(refused.status.code() == Some(2));
+    ensure!(String::from_utf8_lossy(&refused.stderr).contains("int8"));
     Ok(())
 }
 
