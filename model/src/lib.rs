@@ -27,6 +27,7 @@ pub mod loader;
 pub mod model;
 pub mod module;
 pub mod precision;
+pub mod text_decoder;
 pub mod tokens;
 pub mod transcript;
 pub mod transducer;

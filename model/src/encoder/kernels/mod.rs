@@ -4,6 +4,7 @@
 //! compiler turns them into vector instructions, AVX2's where the processor has them. No function mixes rows: a NaN stays
 //! in the row that it came in.
 
+mod attention;
 mod elementwise;
 mod lanes;
 mod linear;
@@ -11,6 +12,7 @@ mod product;
 mod quantised;
 mod tile;
 
+pub(crate) use attention::{Mixture, Rows, Scores};
 pub(crate) use elementwise::{Norm, activate, log_softmax_rows, sigmoid, softmax_rows, tanh};
 pub(crate) use lanes::{LANES, Lanes, LanesWork};
 pub(crate) use linear::Linear;
