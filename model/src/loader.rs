@@ -8,12 +8,16 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::ModelError;
 
 /// Name of the weights' file in a model directory.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
+
+/// Behind the name of a tensor of 8-bit integers: the name of its rows' scales.
+const SCALE: &str = ".scale";
 
 /// Reads one text file of a model directory.
 ///
@@ -51,6 +55,9 @@ impl Weights {
     /// Reads a safetensors file that must hold exactly the expected tensors. Half-precision weights become `f32`;
     /// the file is `f64` if any of its tensors is.
     ///
+    /// A tensor of two dimensions or more may be stored as 8-bit integers: `NAME` of type I8 and, beside it, `NAME.scale`,
+    /// F32 with one value for each of its rows (the first dimension). It becomes `f32`, each integer times its row's scale.
+    ///
     /// # Errors
     /// [`ModelError::Invalid`] naming every tensor that is missing, unexpected, of another shape or type, or not
     /// finite.
@@ -85,11 +92,18 @@ impl Weights {
                 ));
                 continue;
             }
-            let stored = match view.dtype() {
-                Dtype::F16 => DType::F16,
-                Dtype::BF16 => DType::BF16,
-                Dtype::F32 => DType::F32,
-                Dtype::F64 => DType::F64,
+            let tensor = match view.dtype() {
+                Dtype::F16 => stored(&view, DType::F16)?,
+                Dtype::BF16 => stored(&view, DType::BF16)?,
+                Dtype::F32 => stored(&view, DType::F32)?,
+                Dtype::F64 => stored(&view, DType::F64)?,
+                Dtype::I8 if shape.len() > 1 => match scaled(&file, name, &view) {
+                    Ok(values) => Tensor::from_vec(values, shape.as_slice(), &Device::Cpu)?,
+                    Err(problem) => {
+                        problems.push(format!("{file_name}: {name}{SCALE}: {problem}"));
+                        continue;
+                    }
+                },
                 other => {
                     problems.push(format!(
                         "{file_name}: {name}: expected type F16, BF16, F32 or F64, found {other:?}"
@@ -97,8 +111,7 @@ impl Weights {
                     continue;
                 }
             };
-            let tensor =
-                Tensor::from_raw_buffer(view.data(), stored, shape, &Device::Cpu)?.to_dtype(dtype)?;
+            let tensor = tensor.to_dtype(dtype)?;
             let bad = count_non_finite(&tensor)?;
             if bad > 0 {
                 problems.push(format!(
@@ -112,6 +125,7 @@ impl Weights {
             .names()
             .into_iter()
             .filter(|name| !expected.iter().any(|(known, _)| known == name))
+            .filter(|name| !is_scale(&file, name))
             .collect();
         unexpected.sort_unstable();
         for name in unexpected {
@@ -181,7 +195,213 @@ impl Weights {
     }
 }
 
+/// A tensor of floating-point numbers as it is in the file.
+fn stored(view: &TensorView<'_>, dtype: DType) -> Result<Tensor, ModelError> {
+    Ok(Tensor::from_raw_buffer(
+        view.data(),
+        dtype,
+        view.shape(),
+        &Device::Cpu,
+    )?)
+}
+
+/// Whether a tensor is the scale of one of 8-bit integers.
+fn is_scale(file: &SafeTensors<'_>, name: &str) -> bool {
+    let of = name.strip_suffix(SCALE).and_then(|of| file.tensor(of).ok());
+    of.is_some_and(|of| of.dtype() == Dtype::I8 && of.shape().len() > 1)
+}
+
+/// Values of a tensor of 8-bit integers, each row times its scale; or what is wrong with the scale.
+fn scaled(file: &SafeTensors<'_>, name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, String> {
+    let rows = view.shape().first().copied().unwrap_or(0);
+    let scale = file.tensor(&format!("{name}{SCALE}")).map_err(|_| {
+        format!("missing, expected type F32 of shape [{rows}] beside a tensor of 8-bit integers")
+    })?;
+    if scale.dtype() != Dtype::F32 || scale.shape() != [rows] {
+        let (dtype, shape) = (scale.dtype(), scale.shape());
+        return Err(format!(
+            "expected type F32 of shape [{rows}], found {dtype:?} of {shape:?}"
+        ));
+    }
+    let scales: Vec<f32> = scale
+        .data()
+        .as_chunks()
+        .0
+        .iter()
+        .map(|&bytes| f32::from_le_bytes(bytes))
+        .collect();
+    let bad = scales.iter().filter(|scale| !scale.is_finite()).count();
+    if bad > 0 {
+        return Err(format!(
+            "expected finite values, found {bad} that are infinite or not a number"
+        ));
+    }
+    let columns = view.data().len() / rows.max(1);
+    let mut values = Vec::with_capacity(view.data().len());
+    for (row, scale) in view.data().chunks_exact(columns.max(1)).zip(scales) {
+        values.extend(row.iter().map(|&byte| f32::from(byte as i8) * scale));
+    }
+    Ok(values)
+}
+
 fn count_non_finite(tensor: &Tensor) -> Result<usize, ModelError> {
     let values: Vec<f64> = tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
     Ok(values.iter().filter(|value| !value.is_finite()).count())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes_of<T, const N: usize>(values: &[T], bytes: impl Fn(&T) -> [u8; N]) -> Vec<u8> {
+        values.iter().flat_map(bytes).collect()
+    }
+
+    /// A file with tensors of a type, a shape and bytes.
+    fn file(tensors: &[(&str, Dtype, &[usize], Vec<u8>)]) -> Vec<u8> {
+        let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
+            (*name, TensorView::new(*dtype, shape.to_vec(), bytes).unwrap())
+        });
+        safetensors::serialize(views, None).unwrap()
+    }
+
+    fn integers(values: &[i8]) -> Vec<u8> {
+        bytes_of(values, |value| value.to_le_bytes())
+    }
+
+    fn floats(values: &[f32]) -> Vec<u8> {
+        bytes_of(values, |value| value.to_le_bytes())
+    }
+
+    const INTEGERS: [i8; 6] = [-128, -1, 0, 1, 64, 127];
+
+    fn expected() -> Vec<Expected> {
+        vec![("a.weight".into(), vec![2, 3]), ("a.bias".into(), vec![2])]
+    }
+
+    #[test]
+    fn eight_bits_are_read_as_the_floats_that_they_stand_for() {
+        let bias = ("a.bias", Dtype::F32, [2].as_slice(), floats(&[1.0, 2.0]));
+        let bytes = file(&[
+            ("a.weight", Dtype::I8, &[2, 3], integers(&INTEGERS)),
+            ("a.weight.scale", Dtype::F32, &[2], floats(&[0.5, -0.25])),
+            bias.clone(),
+        ]);
+        let weights = Weights::from_safetensors(&bytes, &expected()).unwrap();
+        assert_eq!(weights.dtype(), DType::F32);
+        assert_eq!(
+            weights.values("a.weight").unwrap(),
+            [-64.0, -0.5, 0.0, -0.25, -16.0, -31.75]
+        );
+        assert_eq!(weights.tensor("a.weight").unwrap().dims(), [2, 3]);
+        assert!(weights.tensor("a.weight.scale").is_err());
+
+        // A convolution's rows are its outputs; beside an f64 all tensors are f64.
+        let bytes = file(&[
+            ("a.weight", Dtype::I8, &[2, 1, 3], integers(&INTEGERS)),
+            ("a.weight.scale", Dtype::F32, &[2], floats(&[0.5, -0.25])),
+            (
+                "a.bias",
+                Dtype::F64,
+                &[2],
+                bytes_of(&[1.0f64, 2.0], |value| value.to_le_bytes()),
+            ),
+        ]);
+        let expected = [("a.weight".into(), vec![2, 1, 3]), ("a.bias".into(), vec![2])];
+        let weights = Weights::from_safetensors(&bytes, &expected).unwrap();
+        assert_eq!(weights.tensor("a.weight").unwrap().dtype(), DType::F64);
+        assert_eq!(
+            weights.values("a.weight").unwrap(),
+            [-64.0, -0.5, 0.0, -0.25, -16.0, -31.75]
+        );
+
+        // Nothing is divided by where there is nothing.
+        let bytes = file(&[
+            ("a", Dtype::I8, &[0, 3], Vec::new()),
+            ("a.scale", Dtype::F32, &[0], Vec::new()),
+            ("b", Dtype::I8, &[2, 0], Vec::new()),
+            ("b.scale", Dtype::F32, &[2], floats(&[1.0, 1.0])),
+        ]);
+        let expected = [("a".into(), vec![0, 3]), ("b".into(), vec![2, 0])];
+        assert!(
+            Weights::from_safetensors(&bytes, &expected)
+                .unwrap()
+                .values("b")
+                .unwrap()
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn every_problem_of_eight_bits_is_named() {
+        let weight = |shape: &'static [usize]| ("a.weight", Dtype::I8, shape, integers(&INTEGERS));
+        let bias = ("a.bias", Dtype::F32, [2].as_slice(), floats(&[1.0, 2.0]));
+        let scale = |dtype, shape: &'static [usize], bytes| ("a.weight.scale", dtype, shape, bytes);
+        let ones = |count: usize| floats(&vec![1.0; count]);
+        for (tensors, problems) in [
+            (
+                vec![weight(&[2, 3]), bias.clone()],
+                vec!["a.weight.scale: missing, expected type F32 of shape [2]"],
+            ),
+            (
+                vec![weight(&[2, 3]), scale(Dtype::F32, &[3], ones(3)), bias.clone()],
+                vec!["a.weight.scale: expected type F32 of shape [2], found F32 of [3]"],
+            ),
+            (
+                vec![weight(&[2, 3]), scale(Dtype::F32, &[2, 1], ones(2)), bias.clone()],
+                vec!["a.weight.scale: expected type F32 of shape [2], found F32 of [2, 1]"],
+            ),
+            (
+                vec![weight(&[2, 3]), scale(Dtype::F16, &[2], vec![0; 4]), bias.clone()],
+                vec!["a.weight.scale: expected type F32 of shape [2], found F16 of [2]"],
+            ),
+            (
+                vec![
+                    weight(&[2, 3]),
+                    scale(Dtype::F32, &[2], floats(&[f32::NAN, f32::INFINITY])),
+                    bias.clone(),
+                ],
+                vec!["a.weight.scale: expected finite values, found 2"],
+            ),
+            (
+                vec![weight(&[3, 2]), scale(Dtype::F32, &[3], ones(3)), bias.clone()],
+                vec!["a.weight: expected shape [2, 3], found [3, 2]"],
+            ),
+            (
+                vec![
+                    ("a.weight", Dtype::F32, &[2, 3], ones(6)),
+                    scale(Dtype::F32, &[2], ones(2)),
+                    bias.clone(),
+                ],
+                vec!["a.weight.scale: not a tensor of this architecture"],
+            ),
+            (
+                vec![
+                    weight(&[2, 3]),
+                    scale(Dtype::F32, &[2], ones(2)),
+                    ("a.bias", Dtype::I8, &[2], integers(&[1, 2])),
+                    ("a.bias.scale", Dtype::F32, &[2], ones(2)),
+                ],
+                vec![
+                    "a.bias: expected type F16, BF16, F32 or F64, found I8",
+                    "a.bias.scale: not a tensor of this architecture",
+                ],
+            ),
+            (
+                vec![
+                    ("a.weight", Dtype::U8, &[2, 3], vec![0; 6]),
+                    scale(Dtype::F32, &[2], ones(2)),
+                    bias.clone(),
+                ],
+                vec!["a.weight: expected type F16, BF16, F32 or F64, found U8"],
+            ),
+        ] {
+            let error = Weights::from_safetensors(&file(&tensors), &expected())
+                .unwrap_err()
+                .to_string();
+            for problem in problems {
+                assert!(error.contains(problem), "{problem}: {error}");
+            }
+        }
+    }
 }
