@@ -249,6 +249,29 @@ proptest! {
     }
 
     #[test]
+    fn a_margin_finds_more_and_nothing_better(seed in 0u64..10_000, most in 0usize..8) {
+        let decoder = decoder(seed);
+        let memory = decoder.memory(&utterance(seed).0);
+        let found = decoder.search(&memory, 4, most);
+        prop_assert_eq!(&decoder.search_within(&memory, 4, most, f64::NAN), &found);
+        let within = decoder.search_within(&memory, 4, most, 3.0);
+        let all = decoder.search_within(&memory, 4, most, f64::INFINITY);
+        prop_assert!(all.len() == 4 || most == 0);
+        prop_assert!(found.len() <= within.len() && within.len() <= all.len());
+        for more in [&within, &all] {
+            prop_assert_eq!(&more[0], &found[0]);
+            prop_assert!(more.is_sorted_by(|left, right| left.1 >= right.1));
+            let texts: std::collections::HashSet<_> = more.iter().map(|(text, _)| text).collect();
+            prop_assert_eq!(texts.len(), more.len());
+        }
+        // Those that are near the best are the same whether the others are sought or not.
+        let near = all.iter().take_while(|(_, score)| *score > all[0].1 - 3.0);
+        for (near, within) in near.zip(&within) {
+            prop_assert_eq!(near, within);
+        }
+    }
+
+    #[test]
     fn a_memory_is_the_same_in_whatever_pieces_the_frames_come(seed in 0u64..10_000) {
         let decoder = decoder(seed);
         let (encoded, texts) = utterance(seed);

@@ -33,25 +33,52 @@ fn order(left: &Candidate, right: &Candidate) -> Ordering {
     scores.then((left.parent, left.token).cmp(&(right.parent, right.token)))
 }
 
+/// Keeps the texts in order, best first; among equals the one that ended first.
+fn insert(found: &mut Vec<(Vec<u32>, f64)>, tokens: Vec<u32>, score: f64) {
+    let at = found.partition_point(|&(_, better)| better >= score);
+    found.insert(at, (tokens, score));
+}
+
 impl TextDecoder {
     /// The most probable texts of an utterance, best first, each with its natural log-probability, its end included: what
-    /// [`score`](Self::score) gives for it. At most `beam_width` ([`MOST_BEAM_WIDTH`] if that is less) texts of at most `most_tokens` tokens
-    /// ([`max_text_tokens`](super::TextDecoderConfig::max_text_tokens) if that is less).
+    /// [`score`](Self::score) gives for it. At most `beam_width` ([`MOST_BEAM_WIDTH`] if that is less) texts of at most
+    /// `most_tokens` tokens ([`max_text_tokens`](super::TextDecoderConfig::max_text_tokens) if that is less).
     ///
-    /// A beam search over tokens, as Whisper's: the best `beam_width` continuations stay open, and a text has ended whose end
-    /// ranks among them; those that are open at the last token end there. The greedy text always keeps a place, so that
-    /// no width finds less than width 1, which finds that text alone. The search ends when no open hypothesis can become
-    /// better than the best text that has ended, since scores only fall. Equal inputs give equal results.
+    /// A beam search over tokens: the best `beam_width` continuations stay open, and each of them may end at each step
+    /// (Whisper's lets only those ends count that rank among the continuations, and misses short texts); those that are
+    /// open at the last token end there. Width 1 is greedy: its text ends where nothing is more probable than the end. The
+    /// greedy text always keeps a place, so that no width finds less than width 1. The search ends when no open hypothesis
+    /// can become better than the best text that has ended, since scores only fall. Equal inputs give equal results.
+    ///
+    /// A decoder that has heard little that it knows may repeat itself until the last token: let `most_tokens` follow from
+    /// the length of the utterance.
+    ///
+    /// See [`search_within`](Self::search_within) for more than the best text.
     ///
     /// Nothing is found for a beam without width, or over a memory without frames, with frames that are not finite, or that
     /// another decoder made.
     pub fn search(&self, memory: &Memory, beam_width: usize, most_tokens: usize) -> Vec<(Vec<u32>, f64)> {
+        self.search_within(memory, beam_width, most_tokens, 0.0)
+    }
+
+    /// As [`search`](Self::search), for those who choose among several texts: goes on for texts whose log-probability is
+    /// less than `margin` below that of the best one, until there are `beam_width` better than all that is open. A margin
+    /// of 0 (or less, or NaN) is [`search`](Self::search).
+    pub fn search_within(
+        &self,
+        memory: &Memory,
+        beam_width: usize,
+        most_tokens: usize,
+        margin: f64,
+    ) -> Vec<(Vec<u32>, f64)> {
+        // A NaN becomes 0, too.
+        let margin = margin.max(0.0);
         let beam_width = beam_width.min(MOST_BEAM_WIDTH);
         if beam_width == 0 || self.frames_of(memory) == 0 {
             return Vec::new();
         }
         let most_tokens = most_tokens.min(self.config.max_text_tokens());
-        let mut found: Vec<(Vec<u32>, f64)> = self.scratch.with(|scratch| {
+        self.scratch.with(|scratch| {
             scratch.begin();
             let start = scratch.tree.push(None, self.vocabulary.start());
             let mut open = vec![Hypothesis {
@@ -61,7 +88,6 @@ impl TextDecoder {
                 is_greedy: true,
             }];
             let mut found: Vec<(Vec<u32>, f64)> = Vec::new();
-            let mut best_found = f64::NEG_INFINITY;
             let mut candidates = Vec::new();
             for num_tokens in 0..=most_tokens {
                 candidates.clear();
@@ -88,9 +114,9 @@ impl TextDecoder {
                 for &candidate in &candidates {
                     let has_place = next.len() < beam_width;
                     if candidate.token == self.vocabulary.end() {
-                        if has_place || is_greedy(&candidate) {
-                            best_found = best_found.max(candidate.score);
-                            found.push((open[candidate.parent].tokens.clone(), candidate.score));
+                        if beam_width > 1 || is_greedy(&candidate) {
+                            insert(&mut found, open[candidate.parent].tokens.clone(), candidate.score);
+                            found.truncate(beam_width);
                         }
                     } else if has_place {
                         next.push(candidate);
@@ -98,8 +124,13 @@ impl TextDecoder {
                         next[beam_width - 1] = candidate;
                     }
                 }
-                // Sorted, but for a greedy one in the last place, which is no better than those before it.
-                if next.first().is_none_or(|best| best.score <= best_found) {
+                let enough = found.first().map_or(f64::NEG_INFINITY, |(_, best)| best - margin);
+                let enough = match found.get(beam_width - 1) {
+                    Some(&(_, worst)) => worst.max(enough),
+                    None => enough,
+                };
+                next.retain(|candidate| candidate.score > enough);
+                if next.is_empty() {
                     break;
                 }
                 open = next
@@ -120,14 +151,10 @@ impl TextDecoder {
             }
             scratch.end(self.dim);
             found
-        });
-        // Stable: among equals the one that ended first.
-        found.sort_by(|left, right| right.1.total_cmp(&left.1));
-        found.truncate(beam_width);
-        found
+        })
     }
 
-    /// Appends what may follow a hypothesis: its best tokens, the end among them; at the last position the end alone.
+    /// Appends what may follow a hypothesis: its best tokens and its end; at the last position the end alone.
     fn candidates(
         &self,
         hypothesis: &Hypothesis,
@@ -138,34 +165,34 @@ impl TextDecoder {
         candidates: &mut Vec<Candidate>,
     ) {
         let (start, end) = (self.vocabulary.start(), self.vocabulary.end());
-        let mut best: Vec<(f32, u32)> = Vec::with_capacity(beam_width + 2);
-        let texts = if is_last { 0 } else { start };
-        for (token, &log_prob) in (0..)
-            .zip(log_probs)
-            .filter(|&(token, _)| token < texts || token == end)
-        {
-            // One more than there are places, since the end takes none. A NaN is never taken.
-            let is_full = best.len() > beam_width;
+        let mut best: Vec<(f32, u32)> = Vec::with_capacity(beam_width + 1);
+        let texts = if is_last { 0 } else { start as usize };
+        for (token, &log_prob) in (0..).zip(log_probs.iter().take(texts)) {
+            // A NaN is never taken.
+            let is_full = best.len() == beam_width;
             let least = if is_full {
-                best[beam_width].0
+                best[beam_width - 1].0
             } else {
                 f32::NEG_INFINITY
             };
             if log_prob > least {
                 let at = best.partition_point(|&(better, _)| better >= log_prob);
                 best.insert(at, (log_prob, token));
-                best.truncate(beam_width + 1);
+                best.truncate(beam_width);
             }
         }
-        candidates.extend(
-            best.into_iter()
-                .enumerate()
-                .map(|(rank, (log_prob, token))| Candidate {
-                    parent,
-                    token,
-                    score: hypothesis.score + f64::from(log_prob),
-                    is_best: rank == 0,
-                }),
-        );
+        let log_prob = log_probs[end as usize];
+        if log_prob > f32::NEG_INFINITY {
+            // Behind all that are as probable, so that among equals the lowest id comes first.
+            let at = best.partition_point(|&(better, _)| better >= log_prob);
+            best.insert(at, (log_prob, end));
+        }
+        let ranked = best.into_iter().enumerate();
+        candidates.extend(ranked.map(|(rank, (log_prob, token))| Candidate {
+            parent,
+            token,
+            score: hypothesis.score + f64::from(log_prob),
+            is_best: rank == 0,
+        }));
     }
 }

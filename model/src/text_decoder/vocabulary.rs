@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use crate::tokens::WORD_BOUNDARY;
 
 /// Name of the vocabulary's file in a model directory.
-pub const VOCABULARY_FILE: &str = "text_vocabulary.txt";
+pub const VOCABULARY_FILE: &str = "text_tokens.txt";
 
 /// The last lines, in this order: a transcript begins, it has no times, it ends.
 pub const SPECIAL_NAMES: [&str; 3] = ["<|startoftranscript|>", "<|notimestamps|>", "<|endoftext|>"];
@@ -320,7 +320,7 @@ mod tests {
             TextVocabulary::parse("a\n\nb c\na▁\na\n<|startoftranscript|>\n<|endoftext|>\n").unwrap_err();
         let message = error.to_string();
         for part in [
-            "text_vocabulary.txt: line 2 is empty",
+            "text_tokens.txt: line 2 is empty",
             "line 3 holds white space",
             "found `b c`",
             "line 4 holds `▁` inside the name `a▁`",
