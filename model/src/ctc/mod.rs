@@ -16,6 +16,7 @@ mod second_pass;
 mod whole;
 
 pub use batched::{BatchedBeam, Ranked};
+pub(crate) use beam::SETTLE_EVERY;
 pub use beam::{BeamEvent, BeamHypothesis, PrefixBeam};
 pub use fusion::{Fusion, FusionState};
 pub use greedy::{FrameDecision, GreedyDecoder, best_path, collapse};

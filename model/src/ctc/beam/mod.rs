@@ -34,7 +34,7 @@ use crate::tokens::Tokens;
 pub use self::marks::BeamEvent;
 
 /// How often old tokens are looked for, in frames.
-const SETTLE_EVERY: u64 = 4;
+pub(crate) const SETTLE_EVERY: u64 = 4;
 
 #[derive(Debug, Clone, PartialEq)]
 struct Entry {
@@ -312,7 +312,7 @@ impl<S: Scorer> PrefixBeam<S> {
         let mut mark = self.beam[self.best].best_path().mark;
         while let Some(previous) = self.marks.previous(mark) {
             if self.tokens.begins_word(self.marks.token(mark)) {
-                self.keep_only(mark);
+                self.keep_only(|search, path| search.goes_through(path, mark));
                 return;
             }
             mark = previous;
@@ -378,28 +378,36 @@ impl<S: Scorer> PrefixBeam<S> {
         self.marks.settle(&mut self.events);
     }
 
-    /// Settles what the best prefix said long ago.
+    /// Settles what the best prefix said long ago, and its silence since: no other may have said more by then. So no list of marks
+    /// grows longer than the time, even where the best prefix says nothing.
     fn settle_old(&mut self) {
         let Some(limit) = self.frame.checked_sub(self.pruning.settle_frames) else {
             return;
         };
-        let mut mark = self.beam[self.best].best_path().mark;
-        while let Some(previous) = self.marks.previous(mark) {
-            if self.marks.start(mark) <= limit {
-                self.keep_only(mark);
-                return;
-            }
-            mark = previous;
-        }
+        let said = self.said_by(self.beam[self.best].best_path(), limit);
+        self.keep_only(|search, path| search.said_by(path, limit) == said);
     }
 
-    /// Drops all paths that do not go through a mark of the best one, and prefixes without a path left.
-    fn keep_only(&mut self, mark: u32) {
+    /// The last mark of a path that began at frame `limit` or before.
+    fn said_by(&self, path: &Path, limit: u64) -> u32 {
+        let mut mark = path.mark;
+        while let Some(previous) = self
+            .marks
+            .previous(mark)
+            .filter(|_| self.marks.start(mark) > limit)
+        {
+            mark = previous;
+        }
+        mark
+    }
+
+    /// Drops all paths but some, and prefixes without a path left.
+    fn keep_only(&mut self, is_kept: impl Fn(&Self, &Path) -> bool) {
         self.next.clear();
         for entry in &self.beam {
             let mut kept = entry.clone();
-            let blank = entry.blank > 0.0 && self.goes_through(&entry.blank_path, mark);
-            let sound = entry.sound > 0.0 && self.goes_through(&entry.sound_path, mark);
+            let blank = entry.blank > 0.0 && is_kept(self, &entry.blank_path);
+            let sound = entry.sound > 0.0 && is_kept(self, &entry.sound_path);
             match (blank, sound) {
                 (false, false) => continue,
                 (true, false) => kept.sound_path = entry.blank_path,
