@@ -212,10 +212,79 @@ impl Hypothesis {
         (&self.words, self.tokens.get(..self.open_from).unwrap_or_default())
     }
 
-    /// Forgets everything behind the complete words.
-    pub(crate) fn drop_open_word(&mut self) {
+    /// As [`completed`](Self::completed), so many of them.
+    pub(crate) fn first(&self, table: &Tokens, num_words: usize) -> (&[Word], &[EmittedToken]) {
+        let words = self.words.get(..num_words).unwrap_or(&self.words);
+        let tokens = self.tokens.get(..self.tokens_of(table, num_words));
+        (words, tokens.unwrap_or_default())
+    }
+
+    /// How many tokens the first words are joined from: every word but the first begins with a token that begins one.
+    fn tokens_of(&self, table: &Tokens, num_words: usize) -> usize {
+        if num_words == 0 || num_words >= self.words.len() {
+            return if num_words == 0 { 0 } else { self.open_from };
+        }
+        let begins = (1..self.open_from).filter(|&at| {
+            let token = self.tokens.get(at);
+            token.is_some_and(|token| table.begins_word(token.id))
+        });
+        begins
+            .skip(num_words - 1)
+            .chain([self.open_from])
+            .next()
+            .unwrap_or_default()
+    }
+
+    /// Forgets everything behind the first so many complete words.
+    pub(crate) fn keep_words(&mut self, table: &Tokens, num_words: usize) {
+        self.open_from = self.tokens_of(table, num_words);
+        self.words.truncate(num_words);
         self.tokens.truncate(self.open_from);
         self.open_start = None;
+    }
+
+    /// Puts other words behind the first `num_words`, as far as they are complete and end at `until` or before; behind them stays what was
+    /// there and begins later. Without others the words that are there count. Returns how many words come before what stayed.
+    pub(crate) fn commit(
+        &mut self,
+        table: &Tokens,
+        num_words: usize,
+        others: Option<&[EmittedToken]>,
+        until: u64,
+    ) -> usize {
+        let Some(others) = others else {
+            let ended = self
+                .words
+                .iter()
+                .skip(num_words)
+                .take_while(|word| word.end <= until);
+            return num_words + ended.count();
+        };
+        let before = self.tokens.clone();
+        self.keep_words(table, num_words);
+        for token in others {
+            self.push_whole(table, token);
+        }
+        let ended = self
+            .words
+            .iter()
+            .skip(num_words)
+            .take_while(|word| word.end <= until);
+        let committed = num_words + ended.count();
+        self.keep_words(table, committed);
+        let from = match self.words.last() {
+            Some(last) if committed > 0 => last.end,
+            _ => 0,
+        };
+        // What begins within the words that are stable now is another hearing of them.
+        let later = before.iter().skip_while(|token| {
+            let is_first = committed == 0;
+            !is_first && (token.start < from || !table.begins_word(token.id))
+        });
+        for token in later {
+            self.push_whole(table, token);
+        }
+        committed
     }
 
     /// Takes a whole token.
@@ -350,6 +419,21 @@ impl Hypothesis {
         self.open_from = 0;
         let stable_words = words.len();
         make_utterance(utterance, words, stable_words, tokens)
+    }
+
+    /// Ends the utterance behind so many of its words; what comes behind them stays.
+    pub(crate) fn take_first(
+        &mut self,
+        table: &Tokens,
+        utterance: u64,
+        num_words: usize,
+    ) -> Option<Utterance> {
+        let num_tokens = self.tokens_of(table, num_words);
+        let words: Vec<Word> = self.words.drain(..num_words.min(self.words.len())).collect();
+        self.floor = words.last().map_or(self.floor, |word| word.end);
+        let tokens = self.tokens.drain(..num_tokens).collect();
+        self.open_from -= num_tokens;
+        make_utterance(utterance, words, num_words, tokens)
     }
 
     /// Bytes on the heap.

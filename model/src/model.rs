@@ -343,7 +343,7 @@ impl Model {
     pub fn max_transcriber_bytes(&self, decoding: &Decoding) -> usize {
         match &self.transducer {
             Some(networks) => Transcriber::max_transducer_state_bytes(&self.tokens, networks, decoding),
-            None => Transcriber::max_state_bytes(&self.tokens, self.output_frame_seconds(), decoding),
+            None => Transcriber::max_state_bytes(&self.tokens, self.output_frame_seconds(), decoding, 0),
         }
     }
 

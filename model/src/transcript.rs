@@ -9,11 +9,12 @@
 
 mod ending;
 mod memory;
+mod rescoring;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ctc::{BeamEvent, Fusion, GreedyDecoder, Hotwords, PrefixBeam, SecondPass};
+use crate::ctc::{BeamEvent, Fusion, GreedyDecoder, Hotwords, PrefixBeam, Pruning, SETTLE_EVERY, SecondPass};
 use crate::endpoint::{EndpointDetector, Verdict, frames_in};
 use crate::hypothesis::{Evidence, Hypothesis, WORD_TAIL};
 use crate::language_model::LanguageModel;
@@ -23,6 +24,7 @@ use crate::transducer::{Heard, Networks, Stage};
 pub use crate::ctc::{Decoding, DecodingError};
 pub use crate::endpoint::{Endpointing, EndpointingError, FinalDelay};
 pub use crate::hypothesis::{Alternative, EmittedToken, Utterance, Word};
+pub use rescoring::TextScorer;
 
 /// What a session can set, at its start and in mid-stream.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -76,6 +78,11 @@ pub struct Transcriber {
     own_language_model: Option<Arc<LanguageModel>>,
     /// What a wider search at the end of the utterance would search; only with a beam.
     second_pass: Option<Box<SecondPass<Fusion>>>,
+    /// Judges what the second pass finds.
+    text_scorer: Option<rescoring::Scorer>,
+    rescoring_weight: f32,
+    /// Output frame from which on the words of a long utterance are judged again.
+    next_judgement: u64,
     hypothesis: Hypothesis,
     /// Of the beam, in the frame before.
     best_serial: u64,
@@ -106,13 +113,20 @@ impl Transcriber {
         let decoder = if decoding.beam_width == 1 {
             Decoder::Greedy
         } else {
-            let search = PrefixBeam::new(Arc::clone(&tokens), decoding.pruning(frame), fusion.clone());
-            Decoder::Beam(Box::new(search))
+            let pruning = pruning(&decoding, &options.endpointing, frame);
+            Decoder::Beam(Box::new(PrefixBeam::new(
+                Arc::clone(&tokens),
+                pruning,
+                fusion.clone(),
+            )))
         };
         let second_pass = (decoding.second_pass_width > decoding.beam_width && decoding.beam_width > 1)
             .then(|| Box::new(second_pass(&tokens, &decoding, frame, fusion, 0, None)));
         Self {
             second_pass,
+            text_scorer: None,
+            rescoring_weight: decoding.rescoring_weight,
+            next_judgement: 0,
             greedy: GreedyDecoder::new(tokens.blank()),
             decoder,
             alternatives: decoding.alternatives,
@@ -148,13 +162,26 @@ impl Transcriber {
     /// Takes further output frames, `(frames, classes) f32` log-probs, or `(frames, encoding) f32` of a transducer, and appends the utterances that end in
     /// them. Any split of the same frames into calls gives the same finals.
     pub fn accept(&mut self, log_probs: &[f32], finals: &mut Vec<Utterance>) {
+        self.accept_tapped(log_probs, &[], finals);
+    }
+
+    /// As [`accept`](Self::accept), with the encoder frames that belong to them, `(frames, dim) f32`: what a text scorer judges by. Without them
+    /// nothing is judged.
+    pub fn accept_tapped(&mut self, log_probs: &[f32], tapped: &[f32], finals: &mut Vec<Utterance>) {
         let width = match &self.decoder {
             Decoder::Transducer(stage) => stage.frame_len(),
             Decoder::Greedy | Decoder::Beam(_) => self.tokens.len(),
         };
         debug_assert_eq!(log_probs.len() % width, 0, "log-probs must be whole frames");
+        let dim = self.encoded_dim();
+        let mut encoded = tapped.chunks_exact(dim.max(1));
         for frame in log_probs.chunks_exact(width) {
-            self.accept_frame(frame);
+            let encoded = if dim > 0 {
+                encoded.next().unwrap_or_default()
+            } else {
+                &[]
+            };
+            self.accept_frame(frame, encoded);
             finals.extend(self.end_if_over());
         }
     }
@@ -169,7 +196,9 @@ impl Transcriber {
             Decoder::Beam(search) => {
                 let mut tail = Vec::new();
                 search.best_tail(&mut tail);
-                self.hypothesis.partial_with(table, id, now, &tail)
+                let mut partial = self.hypothesis.partial_with(table, id, now, &tail)?;
+                partial.stable_words = self.stable_words();
+                Some(partial)
             }
             Decoder::Transducer(stage) => {
                 let tail: Vec<BeamEvent> = stage
@@ -207,9 +236,10 @@ impl Transcriber {
         let fusion = options.fusion(self.own_language_model.as_ref(), &self.tokens);
         let decoding = options.decoding.bounded();
         self.alternatives = decoding.alternatives;
+        self.rescoring_weight = decoding.rescoring_weight;
         match &mut self.decoder {
             Decoder::Beam(search) if decoding.beam_width > 1 => {
-                search.set_pruning(decoding.pruning(frame));
+                search.set_pruning(pruning(&decoding, &options.endpointing, frame));
                 search.set_scorer(fusion.clone());
                 self.apply_settled();
             }
@@ -220,7 +250,7 @@ impl Transcriber {
                 self.decoder = Decoder::Greedy;
             }
             Decoder::Greedy if decoding.beam_width > 1 => {
-                let pruning = decoding.pruning(frame);
+                let pruning = pruning(&decoding, &options.endpointing, frame);
                 let mut search = PrefixBeam::new(Arc::clone(&self.tokens), pruning, fusion.clone());
                 search.continue_after(self.greedy.last_class(), self.frames_seen);
                 self.best_serial = search.best_serial();
@@ -237,6 +267,7 @@ impl Transcriber {
 
     /// What was kept so far was kept for other settings: a change counts from the next utterance on.
     fn configure_second_pass(&mut self, decoding: &Decoding, fusion: Fusion) {
+        let encoded_dim = self.encoded_dim();
         let Decoder::Beam(search) = &self.decoder else {
             self.second_pass = None;
             return;
@@ -244,10 +275,13 @@ impl Transcriber {
         let (width, pruning) = (decoding.second_pass_width, decoding.pruning(self.frame));
         match &mut self.second_pass {
             _ if width <= decoding.beam_width => self.second_pass = None,
-            Some(second_pass) => second_pass.reconfigure(width, pruning, fusion),
-            None => {
+            Some(second_pass) if second_pass.encoded_dim() == encoded_dim => {
+                second_pass.reconfigure(width, pruning, fusion);
+            }
+            _ => {
                 let (now, sounding) = (self.frames_seen, search.sounding());
-                let mut made = second_pass(&self.tokens, decoding, self.frame, fusion.clone(), now, sounding);
+                let made = second_pass(&self.tokens, decoding, self.frame, fusion.clone(), now, sounding);
+                let mut made = made.with_encoded(encoded_dim);
                 made.spoil();
                 self.second_pass = Some(Box::new(made));
             }
@@ -259,7 +293,7 @@ impl Transcriber {
         self.frames_seen
     }
 
-    fn accept_frame(&mut self, log_probs: &[f32]) {
+    fn accept_frame(&mut self, log_probs: &[f32], encoded: &[f32]) {
         if let Decoder::Transducer(stage) = &mut self.decoder {
             let mut settled = Vec::new();
             let (heard, has_changed) = stage.step(&self.tokens, log_probs, self.frames_seen, &mut settled);
@@ -293,7 +327,7 @@ impl Transcriber {
                     self.revision += 1;
                 }
                 if let Some(second_pass) = &mut self.second_pass {
-                    second_pass.keep(search.tried());
+                    second_pass.keep(search.tried(), encoded);
                 }
                 self.apply_settled();
                 self.move_second_pass();
@@ -346,6 +380,9 @@ impl Transcriber {
 
     /// Lets the second pass forget the frames of words that are stable now, and silence before the first one.
     fn move_second_pass(&mut self) {
+        if self.move_rescored() {
+            return;
+        }
         let (Some(second_pass), Decoder::Beam(search)) = (&mut self.second_pass, &self.decoder) else {
             return;
         };
@@ -374,14 +411,32 @@ impl Transcriber {
                     self.apply_settled();
                 }
                 self.settle_transducer();
-                self.move_second_pass();
-                if let Some(second_pass) = &mut self.second_pass {
-                    second_pass.cut();
-                }
-                self.hypothesis.take_completed(self.utterances_ended)
+                self.cut()
             }
         };
         self.count(ended)
+    }
+
+    /// Ends the utterance behind its last complete word; the open one goes on.
+    fn cut(&mut self) -> Option<Utterance> {
+        if self.stable_words() < self.hypothesis.completed().0.len() {
+            self.commit(self.frames_seen);
+        }
+        if self.stable_words() == 0 {
+            // No word of the second pass is complete: those of the first are.
+            let (words, tokens) = self.hypothesis.completed();
+            if let Some(second_pass) = &mut self.second_pass {
+                second_pass.settled(words, tokens, self.frames_seen);
+            }
+        } else {
+            self.move_second_pass();
+        }
+        let num_words = self.stable_words();
+        if let Some(second_pass) = &mut self.second_pass {
+            second_pass.cut();
+        }
+        self.hypothesis
+            .take_first(&self.tokens, self.utterances_ended, num_words)
     }
 
     /// The first frame of the open utterance, if it has letters, and whether it has words that are complete: in the best
@@ -427,6 +482,20 @@ fn evidence(decoding: &Decoding, fusion: &Fusion) -> Evidence {
         Evidence::LanguageModel
     } else {
         Evidence::Acoustics
+    }
+}
+
+/// What the beam leaves out. It settles everything sooner than an utterance can last: a hypothesis that turns out best too late would
+/// begin an utterance longer than its limit.
+fn pruning(decoding: &Decoding, endpointing: &Endpointing, frame: Duration) -> Pruning {
+    let limit = EndpointDetector::new(*endpointing, frame).max_utterance_frames();
+    let pruning = decoding.pruning(frame);
+    Pruning {
+        settle_frames: pruning
+            .settle_frames
+            .min(limit.saturating_sub(SETTLE_EVERY))
+            .max(1),
+        ..pruning
     }
 }
 

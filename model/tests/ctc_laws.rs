@@ -9,7 +9,9 @@ use waxwing_model::ctc::{Fusion, GreedyDecoder, Hotword, Hotwords, Pruning, best
 use waxwing_model::hypothesis::{Evidence, join_tokens_found_with};
 use waxwing_model::language_model::LanguageModel;
 use waxwing_model::tokens::Tokens;
-use waxwing_model::transcript::{Decoding, Endpointing, Transcriber, TranscriberOptions, Utterance};
+use waxwing_model::transcript::{
+    Decoding, Endpointing, TextScorer, Transcriber, TranscriberOptions, Utterance,
+};
 
 const FRAME_SECONDS: f64 = 0.04;
 /// Characters and word pieces, a special without letters, and the blank not at 0.
@@ -95,6 +97,32 @@ fn hotwords(texts: &[String], boost: f32) -> Arc<Hotwords> {
     Arc::new(Hotwords::new(&tokens(), &list).0)
 }
 
+/// Judges texts by their letters and by how much it was given to read: as good as at random, but always the same.
+struct Whimsical;
+
+impl TextScorer for Whimsical {
+    fn frame_len(&self) -> usize {
+        2
+    }
+
+    fn score(&self, frames: &[f32], texts: &[String]) -> Vec<Option<f64>> {
+        assert_eq!(frames.len() % 2, 0);
+        let whim = |text: &String| {
+            let start = frames.len() as u64;
+            text.bytes().fold(start, |hash, byte| {
+                (hash ^ u64::from(byte))
+                    .wrapping_mul(0x100_0000_01b3)
+                    .rotate_left(17)
+            })
+        };
+        let score = |text: &String| -((whim(text) % 30_000) as f64) / 1000.0;
+        texts
+            .iter()
+            .map(|text| (!text.contains("bb")).then(|| score(text)))
+            .collect()
+    }
+}
+
 /// Both decoders, narrow and wide, with and without pruning, second pass, language model and hotwords.
 fn options() -> impl Strategy<Value = TranscriberOptions> {
     let width = prop_oneof![2 => Just(1usize), 3 => 2..12usize];
@@ -102,6 +130,7 @@ fn options() -> impl Strategy<Value = TranscriberOptions> {
     let pruning = (1..8usize, -9.0f32..-0.5, 2.0f32..20.0, 100..600u32, 1..4usize);
     let fusion = (
         prop_oneof![Just(0.0f32), 0.1f32..1.0],
+        prop_oneof![Just(0.0f32), 0.1f32..2.0],
         -1.0f32..3.0,
         prop::option::of((prop::collection::vec("[ab]{1,3}( the)?", 1..3), 0.1f32..3.0)),
     );
@@ -111,7 +140,7 @@ fn options() -> impl Strategy<Value = TranscriberOptions> {
             beam_width,
             second_pass_width,
             (max_tokens, min_token_log_prob, max_distance, settle_ms, alternatives),
-            (language_model_weight, word_bonus, expected),
+            (language_model_weight, rescoring_weight, word_bonus, expected),
         )| {
             TranscriberOptions {
                 endpointing,
@@ -123,6 +152,7 @@ fn options() -> impl Strategy<Value = TranscriberOptions> {
                     settle_ms,
                     alternatives,
                     second_pass_width,
+                    rescoring_weight,
                     language_model_weight,
                     word_bonus,
                     ..Decoding::default()
@@ -174,7 +204,8 @@ struct Heard {
 
 /// Hands the frames over in parts of the given lengths, the last part again and again.
 fn listen(options: &TranscriberOptions, log_probs: &[f32], actions: &[(usize, Action)]) -> Heard {
-    let mut transcriber = Transcriber::new(tokens(), FRAME_SECONDS, options.clone());
+    let mut transcriber = Transcriber::new(tokens(), FRAME_SECONDS, options.clone())
+        .with_text_scorer(Some(Arc::new(Whimsical)));
     let mut heard = Heard::default();
     let mut rest = log_probs;
     let last = actions
@@ -185,7 +216,11 @@ fn listen(options: &TranscriberOptions, log_probs: &[f32], actions: &[(usize, Ac
         let (frames, action) = actions.next().expect("endless");
         let (now, later) = rest.split_at(frames.saturating_mul(NUM_CLASSES).min(rest.len()));
         rest = later;
-        transcriber.accept(now, &mut heard.finals);
+        let tapped: Vec<f32> = now
+            .chunks(NUM_CLASSES)
+            .flat_map(|frame| [frame[0], frame[1]])
+            .collect();
+        transcriber.accept_tapped(now, &tapped, &mut heard.finals);
         heard.partials.extend(transcriber.partial());
         match action {
             Action::Nothing => {}
@@ -378,17 +413,54 @@ proptest! {
     /// I8: what a session holds stays below the published bound, however long the stream.
     #[test]
     fn memory_is_bounded(log_probs in log_probs(), options in options()) {
-        let mut transcriber = Transcriber::new(tokens(), FRAME_SECONDS, options.clone());
+        let scorer: Arc<dyn TextScorer> = Arc::new(Whimsical);
+        let mut transcriber =
+            Transcriber::new(tokens(), FRAME_SECONDS, options.clone()).with_text_scorer(Some(scorer));
+        let tapped: Vec<f32> = log_probs.chunks(NUM_CLASSES).flat_map(|frame| [frame[0], frame[1]]).collect();
         // The bound for the longest utterances, scaled to the ones of this session: all but what is settled by time.
         let decoding = Decoding { settle_ms: 15 * options.decoding.settle_ms, ..options.decoding };
         let first_pass = Decoding { second_pass_width: 0, ..decoding };
         // What a second pass keeps is bounded by time.
-        let at_true_rate = |decoding| Transcriber::max_state_bytes(&tokens(), FRAME_SECONDS, decoding);
+        let at_true_rate = |decoding| Transcriber::max_state_bytes(&tokens(), FRAME_SECONDS, decoding, 2);
         let kept = at_true_rate(&decoding) - at_true_rate(&first_pass);
-        let bound = kept + Transcriber::max_state_bytes(&tokens(), FRAME_SECONDS * 60_000.0 / 4_000.0, &first_pass);
+        let bound = kept + Transcriber::max_state_bytes(&tokens(), FRAME_SECONDS * 60_000.0 / 4_000.0, &first_pass, 2);
         for _ in 0..20 {
-            transcriber.accept(&log_probs, &mut Vec::new());
+            transcriber.accept_tapped(&log_probs, &tapped, &mut Vec::new());
             prop_assert!(transcriber.state_bytes() <= bound, "{} > {bound}", transcriber.state_bytes());
+        }
+    }
+
+    /// All of this also holds for utterances so long that a text scorer judges their words while they go on.
+    #[test]
+    fn long_utterances_are_judged_on_the_way(
+        log_probs in prop::collection::vec(log_probs(), 3..6).prop_map(|parts| parts.concat()),
+        options in options(),
+        max_utterance_ms in 4_000..30_000u32,
+        rescoring_weight in 0.1f32..2.0,
+        split in prop::collection::vec(0..40usize, 1..40),
+    ) {
+        let decoding = Decoding { beam_width: 4, second_pass_width: 8, rescoring_weight, ..options.decoding };
+        let endpointing = Endpointing { silence_ms: 0, max_utterance_ms };
+        let options = TranscriberOptions { endpointing, decoding, ..options };
+        let split: Vec<_> = split.into_iter().map(|frames| (frames, Action::Nothing)).collect();
+        let heard = listen(&options, &log_probs, &split);
+        prop_assert_eq!(&heard.finals, &listen(&options, &log_probs, &[(1, Action::Nothing)]).finals);
+        let limit = u64::from(max_utterance_ms.div_ceil(40));
+        let mut time = 0;
+        for last in &heard.finals {
+            prop_assert!(last.start >= time && last.end - last.start <= limit, "{last:?}");
+            for word in &last.words {
+                prop_assert!(word.start >= time && word.end > word.start, "{last:?}");
+                time = word.end;
+            }
+        }
+        let mut stable = (0, 0);
+        for partial in &heard.partials {
+            prop_assert!((partial.utterance, partial.stable_words) >= stable, "a stable word was taken back");
+            stable = (partial.utterance, partial.stable_words);
+            let last = &heard.finals[usize::try_from(partial.utterance).expect("small")];
+            let stable = &partial.words[..partial.stable_words];
+            prop_assert_eq!(stable, &last.words[..stable.len()], "{:?}", heard.finals);
         }
     }
 

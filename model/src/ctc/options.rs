@@ -24,6 +24,9 @@ pub struct Decoding {
     /// Width of a second search, when an utterance ends, of what is not stable by then; without effect unless it is above `beam_width`, and
     /// without a beam. 0: none.
     pub second_pass_width: usize,
+    /// What the natural log-probability of a text in the model's text decoder is multiplied by, which judges what the second pass finds; 0
+    /// leaves it out. It has no effect without a second pass, or where the model has no text decoder.
+    pub rescoring_weight: f32,
     /// What the natural log-probability of a word in the language model is multiplied by; 0 is no language model.
     pub language_model_weight: f32,
     /// Added for every word, against the language model's liking for few words; without one it has no effect in sessions.
@@ -44,6 +47,7 @@ impl Default for Decoding {
             settle_ms: 1500,
             alternatives: 1,
             second_pass_width: 0,
+            rescoring_weight: 0.0,
             language_model_weight: 0.5,
             word_bonus: 1.0,
             unknown_word_log_prob: -20.0,
@@ -102,6 +106,8 @@ impl Decoding {
     pub const ALTERNATIVES: RangeInclusive<usize> = 1..=20;
     /// Accepted values of `second_pass_width`.
     pub const SECOND_PASS_WIDTH: RangeInclusive<usize> = 0..=500;
+    /// Accepted values of `rescoring_weight`.
+    pub const RESCORING_WEIGHT: RangeInclusive<f32> = 0.0..=10.0;
     /// Accepted values of `language_model_weight`.
     pub const LANGUAGE_MODEL_WEIGHT: RangeInclusive<f32> = 0.0..=10.0;
     /// Accepted values of `word_bonus`.
@@ -142,6 +148,7 @@ impl Decoding {
                 self.min_token_log_prob,
             ),
             ("max_distance", Self::MAX_DISTANCE, self.max_distance),
+            ("rescoring_weight", Self::RESCORING_WEIGHT, self.rescoring_weight),
             (
                 "language_model_weight",
                 Self::LANGUAGE_MODEL_WEIGHT,
@@ -189,6 +196,11 @@ impl Decoding {
             settle_ms: count(self.settle_ms as usize, Self::SETTLE_MS) as u32,
             alternatives: count(self.alternatives, Self::ALTERNATIVES),
             second_pass_width: count(self.second_pass_width, Self::SECOND_PASS_WIDTH),
+            rescoring_weight: number(
+                self.rescoring_weight,
+                Self::RESCORING_WEIGHT,
+                default.rescoring_weight,
+            ),
             language_model_weight: number(
                 self.language_model_weight,
                 Self::LANGUAGE_MODEL_WEIGHT,
@@ -279,6 +291,7 @@ mod tests {
             settle_ms: 0,
             alternatives: 99,
             second_pass_width: 9999,
+            rescoring_weight: -1.0,
             language_model_weight: f32::INFINITY,
             word_bonus: -11.0,
             unknown_word_log_prob: 1.0,

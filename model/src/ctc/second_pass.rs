@@ -4,11 +4,16 @@
 //! wide one, but only behind the words that were called stable: they never change. So this keeps the log-probs of the frames behind the last stable
 //! word, as far as the first pass tried their classes, and searches them once more: from that word's end on, with what the scorer knows of all words before.
 //!
+//! Where another network judges what is found (see [`crate::transcript::TextScorer`]), the encoder's frames are kept beside them, and a little of
+//! what came before the first word.
+//!
 //! **Bounds.** At most [`SecondPass::SPAN`] of frames is kept, and width times frames never exceeds [`SecondPass::WORK`]; an utterance that needs
 //! more gets a narrower second pass, or none if that would be no wider than the first.
 
 use std::sync::Arc;
 use std::time::Duration;
+
+use half::f16;
 
 use super::beam::{BeamHypothesis, PrefixBeam};
 use super::options::Pruning;
@@ -46,6 +51,10 @@ pub(crate) struct SecondPass<S: Scorer> {
     classes: Vec<(u32, f32)>,
     /// Where each frame's classes end.
     ends: Vec<u32>,
+    /// Values of an encoder frame; 0 where none are kept.
+    encoded_dim: usize,
+    /// The encoder's frames: those of `ends`, and before them up to [`LEAD`](Self::LEAD).
+    encoded: Vec<f16>,
     /// Words of the open utterance that lie before the beginning.
     num_words: usize,
     /// What is kept is not all that is needed; so until the next stable word.
@@ -59,6 +68,10 @@ impl<S: Scorer + Clone> SecondPass<S> {
     pub(crate) const SPAN: Duration = Duration::from_secs(10);
     /// Frames times width that a second pass searches at most.
     pub(crate) const WORK: usize = 16_000;
+    /// Encoder frames kept from before the first word: a class is most probable some time after its sound began.
+    const LEAD: usize = 25;
+    /// Encoder frames behind the last token that belong to its sound.
+    const TAIL: usize = 15;
 
     /// For a first pass that stands at output frame `frame`, `last` its sounding token.
     pub(crate) fn new(
@@ -86,30 +99,87 @@ impl<S: Scorer + Clone> SecondPass<S> {
             scorer,
             classes: Vec::new(),
             ends: Vec::new(),
+            encoded_dim: 0,
+            encoded: Vec::new(),
             num_words: 0,
             is_incomplete: false,
             is_spoilt: false,
         }
     }
 
-    /// Keeps a frame: the classes that the first pass tried in it.
-    pub(crate) fn keep(&mut self, tried: impl Iterator<Item = (u32, f32)>) {
+    /// Has encoder frames of so many values kept as well.
+    pub(crate) fn with_encoded(mut self, dim: usize) -> Self {
+        self.encoded_dim = dim;
+        self
+    }
+
+    /// Keeps a frame: the classes that the first pass tried in it, and the encoder's frame where these are kept.
+    pub(crate) fn keep(&mut self, tried: impl Iterator<Item = (u32, f32)>, encoded: &[f32]) {
         if self.is_incomplete {
             return;
         }
         if self.ends.len() == self.most_frames {
-            self.classes.clear();
-            self.ends.clear();
+            self.clear();
             self.is_incomplete = true;
             return;
         }
         self.classes.extend(tried);
         self.ends.push(self.classes.len() as u32);
+        if encoded.len() == self.encoded_dim {
+            self.encoded.extend(encoded.iter().copied().map(f16::from_f32));
+        } else {
+            self.is_spoilt = true;
+        }
+    }
+
+    fn clear(&mut self) {
+        self.classes.clear();
+        self.ends.clear();
+        self.encoded.clear();
+    }
+
+    /// Frames that are kept.
+    pub(crate) fn frames(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Words of the open utterance that are behind the second pass: they never change.
+    pub(crate) fn num_words(&self) -> usize {
+        self.num_words
+    }
+
+    /// Whether what is kept cannot be searched again: not all of it is there, or it was kept for other settings.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.is_spoilt || self.is_incomplete
+    }
+
+    /// Values of an encoder frame; 0 where none are kept.
+    pub(crate) fn encoded_dim(&self) -> usize {
+        self.encoded_dim
+    }
+
+    /// The encoder's frames of all that is kept, `(frames, dim) f32`, silence behind output frame `end` left out. Allocates.
+    pub(crate) fn encoded(&self, end: u64) -> Vec<f32> {
+        let spoken = usize::try_from(end.saturating_sub(self.beginning.frame)).unwrap_or(usize::MAX);
+        let frames = (self.lead() + spoken).saturating_add(Self::TAIL);
+        let values = frames.saturating_mul(self.encoded_dim).min(self.encoded.len());
+        self.encoded
+            .iter()
+            .take(values)
+            .map(|value| value.to_f32())
+            .collect()
+    }
+
+    /// Encoder frames from before the beginning.
+    fn lead(&self) -> usize {
+        (self.encoded.len() / self.encoded_dim.max(1)).saturating_sub(self.ends.len())
     }
 
     /// Nothing is open at `frame`, and nothing has been said since the beginning: it moves here.
     pub(crate) fn nothing_yet(&mut self, frame: u64) {
         if self.num_words == 0 && !self.is_spoilt {
+            let lead = Self::LEAD * self.encoded_dim;
+            self.encoded.drain(..self.encoded.len().saturating_sub(lead));
             self.classes.clear();
             self.ends.clear();
             self.is_incomplete = false;
@@ -170,8 +240,7 @@ impl<S: Scorer + Clone> SecondPass<S> {
 
     /// An utterance ended at `frame`, all of it final; `last` is the first pass's sounding token.
     pub(crate) fn ended(&mut self, frame: u64, last: Option<u32>) {
-        self.classes.clear();
-        self.ends.clear();
+        self.clear();
         self.num_words = 0;
         (self.is_incomplete, self.is_spoilt) = (false, false);
         self.beginning.frame = frame;
@@ -195,7 +264,7 @@ impl<S: Scorer + Clone> SecondPass<S> {
     /// The `count` best ways on from the last stable word, the best first; empty where there is no second pass. Allocates.
     pub(crate) fn n_best(&self, count: usize) -> Vec<BeamHypothesis> {
         let width = Self::affordable(self.width, self.ends.len());
-        if self.is_spoilt || self.is_incomplete || self.ends.is_empty() || width <= self.pruning.beam_width {
+        if self.is_lost() || self.ends.is_empty() || width <= self.pruning.beam_width {
             return Vec::new();
         }
         let pruning = Pruning {
@@ -243,16 +312,24 @@ impl<S: Scorer + Clone> SecondPass<S> {
     pub(crate) fn heap_bytes(&self) -> usize {
         self.classes.capacity() * size_of::<(u32, f32)>()
             + self.ends.capacity() * size_of::<u32>()
+            + self.encoded.capacity() * size_of::<f16>()
             + self.beginning.word.capacity()
     }
 
     /// The most that [`heap_bytes`](Self::heap_bytes) can be. A growing vector holds at most twice what it needs.
-    pub(crate) fn max_heap_bytes(tokens: &Tokens, pruning: &Pruning, frame_duration: Duration) -> usize {
+    pub(crate) fn max_heap_bytes(
+        tokens: &Tokens,
+        pruning: &Pruning,
+        frame_duration: Duration,
+        encoded_dim: usize,
+    ) -> usize {
         let classes = pruning.max_tokens.min(tokens.len());
         let frames = most_frames(frame_duration);
         let each = classes * size_of::<(u32, f32)>() + size_of::<u32>();
         let word = tokens.longest_spelling().saturating_mul(frames);
-        frames.saturating_mul(each).saturating_add(word).saturating_mul(2)
+        let encoded = (frames + Self::LEAD).saturating_mul(encoded_dim * size_of::<f16>());
+        let kept = frames.saturating_mul(each).saturating_add(encoded);
+        kept.saturating_add(word).saturating_mul(2)
     }
 
     fn tell_word(&mut self) {
@@ -268,6 +345,8 @@ impl<S: Scorer + Clone> SecondPass<S> {
         let Some(gone) = count.checked_sub(1).and_then(|last| self.ends.get(last).copied()) else {
             return;
         };
+        let heard = ((self.lead() + count) * self.encoded_dim).min(self.encoded.len());
+        self.encoded.drain(..heard);
         self.classes.drain(..gone as usize);
         self.ends.drain(..count);
         for end in &mut self.ends {
@@ -339,13 +418,13 @@ mod tests {
         let mut second_pass = listening(16);
         let longest = most_frames(FRAME);
         for frame in 0..longest {
-            second_pass.keep(noise(frame));
+            second_pass.keep(noise(frame), &[]);
         }
         assert!(!second_pass.n_best(1).is_empty());
-        let most = SecondPass::<NoScorer>::max_heap_bytes(&tokens(), &Pruning::width_only(LEAST), FRAME);
+        let most = SecondPass::<NoScorer>::max_heap_bytes(&tokens(), &Pruning::width_only(LEAST), FRAME, 0);
         assert!(second_pass.heap_bytes() <= most);
         for frame in 0..longest {
-            second_pass.keep(noise(frame));
+            second_pass.keep(noise(frame), &[]);
         }
         assert!(second_pass.n_best(1).is_empty());
         assert!(second_pass.ends.is_empty() && second_pass.heap_bytes() <= most);
@@ -355,7 +434,7 @@ mod tests {
     fn a_pass_that_would_be_no_wider_than_the_first_is_left_out() {
         for (width, is_made) in [(0, false), (LEAST, false), (LEAST + 1, true)] {
             let mut second_pass = listening(width);
-            (0..20).for_each(|frame| second_pass.keep(noise(frame)));
+            (0..20).for_each(|frame| second_pass.keep(noise(frame), &[]));
             assert_eq!(!second_pass.n_best(1).is_empty(), is_made, "{width}");
         }
     }

@@ -13,10 +13,8 @@ impl Transcriber {
         } else {
             1
         };
-        // Another hypothesis may begin earlier; no utterance is longer than its limit.
-        let limit = self.detector.max_utterance_frames();
-        let earliest = self.frames_seen.saturating_sub(limit);
-        let redone = self.second_pass(count, earliest);
+        let (earliest, stable_words) = (self.earliest(), self.stable_words());
+        let redone = self.second_pass(count);
         let is_redone = !redone.is_empty();
         if let Decoder::Beam(search) = &mut self.decoder {
             if self.alternatives > 1 && !is_redone {
@@ -38,7 +36,7 @@ impl Transcriber {
             others = stage.n_best();
         }
         if is_redone {
-            self.hypothesis.drop_open_word();
+            self.hypothesis.keep_words(&self.tokens, stable_words);
             others = redone;
         }
         let alternatives = self.other_wordings(&others);
@@ -61,21 +59,29 @@ impl Transcriber {
         Some(ended)
     }
 
+    /// The first frame that the open utterance may begin at: another hypothesis may begin earlier than the best, but no utterance is longer than its limit.
+    fn earliest(&self) -> u64 {
+        self.frames_seen
+            .saturating_sub(self.detector.max_utterance_frames())
+    }
+
     /// The best ways on from the last stable word by the second pass; empty where what the first pass heard counts.
-    fn second_pass(&self, count: usize, earliest: u64) -> Vec<BeamHypothesis> {
+    pub(super) fn second_pass(&self, count: usize) -> Vec<BeamHypothesis> {
         let Some(second_pass) = &self.second_pass else {
             return Vec::new();
         };
-        let mut found = second_pass.n_best(count);
+        let mut found = second_pass.n_best(self.hypotheses_needed(count));
         let first_letter = |found: &BeamHypothesis| {
             let mut tokens = found.tokens.iter();
             tokens
                 .find(|token| !self.tokens.spelling(token.id).is_empty())
                 .map(|token| token.start)
         };
-        if !self.hypothesis.has_completed_words() {
+        if self.stable_words() == 0 {
+            let earliest = self.earliest();
             found.retain(|found| first_letter(found).is_none_or(|start| start >= earliest));
         }
+        self.rescore(&mut found);
         match found.first().and_then(first_letter) {
             Some(_) => found,
             None => Vec::new(),
@@ -86,7 +92,10 @@ impl Transcriber {
     fn other_wordings(&self, n_best: &[BeamHypothesis]) -> Vec<Alternative> {
         let mut texts: Vec<String> = Vec::new();
         let mut alternatives = Vec::new();
-        let best = n_best.first().map_or(0.0, |best| best.score);
+        let best = n_best
+            .iter()
+            .map(|found| found.score)
+            .fold(f64::NEG_INFINITY, f64::max);
         if self.alternatives < 2 {
             return alternatives;
         }

@@ -23,8 +23,13 @@ impl Transcriber {
     }
 
     /// The most that [`state_bytes`](Self::state_bytes) can become, with the longest utterances that are accepted
-    /// and a token in every frame of them.
-    pub fn max_state_bytes(tokens: &Tokens, frame_seconds: f64, decoding: &Decoding) -> usize {
+    /// and a token in every frame of them. `encoded_dim` is the size of the encoder frames that a text scorer reads, 0 without one.
+    pub fn max_state_bytes(
+        tokens: &Tokens,
+        frame_seconds: f64,
+        decoding: &Decoding,
+        encoded_dim: usize,
+    ) -> usize {
         let longest = Duration::from_millis(u64::from(*Endpointing::MAX_UTTERANCE_MS.end()));
         let frame = frame_duration(frame_seconds);
         let frames = frames_in(longest, frame);
@@ -39,9 +44,14 @@ impl Transcriber {
         };
         let decoding = decoding.bounded();
         let has_second_pass = decoding.beam_width > 1 && decoding.second_pass_width > decoding.beam_width;
+        let encoded_dim = if decoding.rescoring_weight > 0.0 {
+            encoded_dim
+        } else {
+            0
+        };
         let kept = if has_second_pass {
             size_of::<SecondPass<Fusion>>()
-                + SecondPass::<Fusion>::max_heap_bytes(tokens, &decoding.pruning(frame), frame)
+                + SecondPass::<Fusion>::max_heap_bytes(tokens, &decoding.pruning(frame), frame, encoded_dim)
         } else {
             0
         };

@@ -40,7 +40,7 @@ pub trait StepModel: Send + Sync + 'static {
     }
     /// The most bytes that such a decoder ever holds.
     fn max_transcriber_bytes(&self, decoding: &Decoding) -> usize {
-        Transcriber::max_state_bytes(self.tokens(), self.output_frame_seconds(), decoding)
+        Transcriber::max_state_bytes(self.tokens(), self.output_frame_seconds(), decoding, 0)
     }
     /// Why it cannot be stepped live, or `None` when it can. Such a model hears whole utterances and nothing else.
     fn cannot_stream(&self) -> Option<&str> {
