@@ -19,6 +19,8 @@ use crate::error::ModelError;
 use crate::loader::{Expected, Weights};
 use crate::module::EncoderModule;
 use crate::precision::Precision;
+use crate::module::Classes;
+use crate::text_decoder;
 use crate::transducer::{self, TransducerEncoder, TransducerModule};
 use crate::vad::VadModule;
 
@@ -256,9 +258,24 @@ fn bare_module(config: &Config, weights: &Weights) -> Result<Box<dyn Module>, Mo
     })
 }
 
-/// Every tensor that a model file must hold. The number of classes of a CTC head is the file's own unless it is given.
-pub fn expected_tensors(config: &Config, classes: Option<usize>) -> Vec<Expected> {
+/// Values of a frame behind the tapped layer; `None` for an encoder without one.
+pub(crate) fn tapped_dim(encoder: &EncoderConfig) -> Option<usize> {
+    match encoder {
+        EncoderConfig::Emformer(sizes) | EncoderConfig::WhisperEmformer(sizes) => {
+            sizes.tap_layer.map(|_| sizes.dim())
+        }
+        _ => None,
+    }
+}
+
+/// Every tensor that a model file must hold, its `classes` being those of a CTC head and of a text decoder, the file's own unless
+/// they are given.
+pub(crate) fn expected_tensors(config: &Config, classes: Classes) -> Vec<Expected> {
     let mut expected = encoder_tensors(&config.encoder);
+    if let (Some(sizes), Some(dim)) = (&config.text_decoder, tapped_dim(&config.encoder)) {
+        expected.extend(text_decoder::expected_tensors(dim, classes.text.unwrap_or(1), sizes));
+    }
+    let classes = classes.head;
     if let (Some(_), Some(classes), Some(geometry)) = (&config.ctc, classes, geometry(&config.encoder)) {
         expected.extend(head::expected_tensors(classes, geometry.output_dim));
     }

@@ -15,6 +15,7 @@ use crate::encoder::recurrent::{CellStackConfig, RecurrentConfig};
 use crate::encoder::sanm::SanmConfig;
 use crate::encoder::skim::{MemLstmConfig, SegLstmConfig, SkimConfig};
 use crate::error::ModelError;
+use crate::text_decoder::TextDecoderConfig;
 use crate::transducer::RnntConfig;
 use crate::vad::VadConfig;
 
@@ -43,6 +44,10 @@ pub struct Config {
     /// Present when the model ends in a CTC head (tensors `head.weight` and `head.bias`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ctc: Option<CtcConfig>,
+    /// Present when a text decoder judges what a second pass finds (tensors `text_decoder.…`, vocabulary in `text_tokens.txt`). It reads the
+    /// encoder's frames behind its `tap_layer`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text_decoder: Option<TextDecoderConfig>,
     /// Present when the model's outputs are probabilities that tell speech from silence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vad: Option<VadConfig>,
@@ -64,6 +69,7 @@ struct ConfigFile {
     sample_rate: u32,
     features: Option<FeatureConfig>,
     ctc: Option<CtcConfig>,
+    text_decoder: Option<TextDecoderConfig>,
     vad: Option<VadConfig>,
     license: Option<String>,
 }
@@ -82,6 +88,7 @@ impl TryFrom<ConfigFile> for Config {
             sample_rate: file.sample_rate,
             features: file.features,
             ctc: file.ctc,
+            text_decoder: file.text_decoder,
             vad: file.vad,
             license: file.license,
         })
@@ -185,6 +192,14 @@ impl Config {
             format!("sample_rate: expected 8000 to 192000, found {}", self.sample_rate),
         );
         architecture::problems(&self.encoder, &mut require);
+        if let Some(text_decoder) = &self.text_decoder {
+            let tapped = architecture::tapped_dim(&self.encoder);
+            require(
+                tapped.is_some() && self.ctc.is_some(),
+                "text_decoder: expected an Emformer with `tap_layer` and a CTC head in front of it".into(),
+            );
+            text_decoder.problems(tapped.unwrap_or(text_decoder.num_heads), &mut require);
+        }
         if let (Some(vad), Some(geometry)) = (&self.vad, architecture::geometry(&self.encoder)) {
             vad.problems(geometry.output_dim, &mut require);
         }

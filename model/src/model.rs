@@ -14,10 +14,11 @@ use crate::encoder::{Geometry, StateCache, StepRow, StreamingEncoder};
 use crate::error::ModelError;
 use crate::language_model::LanguageModel;
 use crate::loader::{self, WEIGHTS_FILE, Weights};
-use crate::module::head_classes;
+use crate::module::classes;
 use crate::precision::Precision;
 use crate::tokens::Tokens;
-use crate::transcript::{Decoding, Transcriber, TranscriberOptions};
+use crate::text_decoder::{TextDecoder, TextVocabulary};
+use crate::transcript::{Decoding, TextScorer, Transcriber, TranscriberOptions};
 use crate::transducer::Networks;
 use crate::whole::WholeEncoder;
 
@@ -25,8 +26,23 @@ use crate::whole::WholeEncoder;
 pub const CONFIG_FILE: &str = "config.json";
 /// Name of the classes' spellings in a model directory.
 pub const TOKENS_FILE: &str = "tokens.txt";
+/// Name of a text decoder's vocabulary in a model directory.
+pub const TEXT_TOKENS_FILE: &str = "text_tokens.txt";
 /// Name of the language model in a model directory, in any form that [`LanguageModel::from_bytes`] reads. It may be missing.
 pub const LANGUAGE_MODEL_FILE: &str = "language_model.bin";
+
+/// The contents of a model's files, such as those embedded in the binary.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts<'a> {
+    /// [`CONFIG_FILE`].
+    pub config_json: &'a str,
+    /// [`TOKENS_FILE`].
+    pub tokens_txt: &'a str,
+    /// [`TEXT_TOKENS_FILE`], for a model with a text decoder.
+    pub text_tokens_txt: Option<&'a str>,
+    /// [`WEIGHTS_FILE`].
+    pub safetensors: &'a [u8],
+}
 
 /// How long a sample may wait inside the model, by design and not by load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +60,7 @@ pub struct Model {
     tokens: Arc<Tokens>,
     encoder: Executor,
     transducer: Option<Arc<Networks>>,
+    text_decoder: Option<Arc<TextDecoder>>,
     language_model: Option<Arc<LanguageModel>>,
 }
 
@@ -64,7 +81,8 @@ impl std::fmt::Debug for Model {
 }
 
 impl Model {
-    /// Loads `config.json`, `tokens.txt`, `model.safetensors` and, where there is one, `language_model.bin` of a directory, to run on the CPU.
+    /// Loads `config.json`, `tokens.txt`, `model.safetensors` and, where they are there, `text_tokens.txt` and `language_model.bin` of a directory, to
+    /// run on the CPU.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] with every problem of all files, unreadable ones included.
@@ -93,12 +111,15 @@ impl Model {
             .exists()
             .then(|| LanguageModel::load(&path).map_err(|error| format!("{}: {error}", path.display())))
             .transpose();
-        let (config, tokens, weights, language_model) = match (config, tokens, weights, language_model) {
-            (Ok(config), Ok(tokens), Ok(weights), Ok(language_model)) => {
-                (config, tokens, weights, language_model)
+        let path = directory.join(TEXT_TOKENS_FILE);
+        let text_tokens = path.exists().then(|| loader::read_text(&path)).transpose();
+        let files = (config, tokens, text_tokens, weights, language_model);
+        let (config, tokens, text_tokens, weights, language_model) = match files {
+            (Ok(config), Ok(tokens), Ok(text_tokens), Ok(weights), Ok(language_model)) => {
+                (config, tokens, text_tokens, weights, language_model)
             }
-            (config, tokens, weights, language_model) => {
-                let problems = [config.err(), tokens.err(), weights.err()];
+            (config, tokens, text_tokens, weights, language_model) => {
+                let problems = [config.err(), tokens.err(), text_tokens.err(), weights.err()];
                 return Err(ModelError::Invalid {
                     problems: problems
                         .into_iter()
@@ -109,12 +130,18 @@ impl Model {
                 });
             }
         };
-        let mut model = Self::from_parts_in(&config, &tokens, &weights, device, precision)?;
+        let parts = Parts {
+            config_json: &config,
+            tokens_txt: &tokens,
+            text_tokens_txt: text_tokens.as_deref(),
+            safetensors: &weights,
+        };
+        let mut model = Self::from_parts_in(&parts, device, precision)?;
         model.language_model = language_model.map(Arc::new);
         Ok(model)
     }
 
-    /// Builds a model from the contents of its three files, such as those embedded in the binary.
+    /// Builds a model without a text decoder from the contents of its three files.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] with every problem of all three.
@@ -124,20 +151,30 @@ impl Model {
         safetensors: &[u8],
         device: &Device,
     ) -> Result<Self, ModelError> {
-        Self::from_parts_in(config_json, tokens_txt, safetensors, device, Precision::F32)
+        let parts = Parts {
+            config_json,
+            tokens_txt,
+            text_tokens_txt: None,
+            safetensors,
+        };
+        Self::from_parts_in(&parts, device, Precision::F32)
     }
 
-    /// As [`Model::from_parts`], in a precision.
+    /// As [`Model::from_parts`], from all its files, in a precision.
     ///
     /// # Errors
     /// Also for a precision that the architecture or the device does not have.
     pub fn from_parts_in(
-        config_json: &str,
-        tokens_txt: &str,
-        safetensors: &[u8],
+        parts: &Parts<'_>,
         device: &Device,
         precision: Precision,
     ) -> Result<Self, ModelError> {
+        let Parts {
+            config_json,
+            tokens_txt,
+            text_tokens_txt,
+            safetensors,
+        } = *parts;
         let mut problems = Vec::new();
         let config = collect(Config::from_json(config_json), &mut problems)?;
         let tokens = match Tokens::parse(tokens_txt) {
@@ -151,6 +188,7 @@ impl Model {
             return Err(ModelError::Invalid { problems });
         };
         problems.extend(decoder_problem(&config, tokens.as_ref()));
+        let vocabulary = vocabulary(&config, text_tokens_txt, &mut problems);
         let num_features = architecture::served_num_features(&config);
         match &config.features {
             None => problems.push(format!(
@@ -177,10 +215,13 @@ impl Model {
             );
         }
         // Without usable tokens the head's own size is taken, so that the rest of the file is still checked.
-        let classes = match (&config.ctc, &tokens) {
-            (Some(_), Some(tokens)) => Some(tokens.len()),
-            _ => head_classes(&config, safetensors),
-        };
+        let mut classes = classes(&config, safetensors);
+        if let (Some(_), Some(tokens)) = (&config.ctc, &tokens) {
+            classes.head = Some(tokens.len());
+        }
+        if let Some(vocabulary) = &vocabulary {
+            classes.text = Some(vocabulary.len());
+        }
         let weights = collect(
             Weights::from_safetensors(safetensors, &architecture::expected_tensors(&config, classes)),
             &mut problems,
@@ -197,6 +238,13 @@ impl Model {
                 },
                 transducer: match &config.encoder {
                     EncoderConfig::EmformerRnnt(sizes) => Some(Arc::new(Networks::new(sizes, &weights)?)),
+                    _ => None,
+                },
+                text_decoder: match (&config.text_decoder, vocabulary, architecture::tapped_dim(&config.encoder)) {
+                    (Some(sizes), Some(vocabulary), Some(dim)) => {
+                        let vocabulary = Arc::new(vocabulary);
+                        Some(Arc::new(TextDecoder::new(sizes, dim, vocabulary, &weights, precision)?))
+                    }
                     _ => None,
                 },
                 config,
@@ -220,10 +268,19 @@ impl Model {
         self.language_model.as_ref()
     }
 
-    /// How words are searched for where nobody says how: by a beam where the model has a language model, which only a beam hears; by the
-    /// best path otherwise.
+    /// The text decoder that judges what a second pass finds, if there is one.
+    pub fn text_decoder(&self) -> Option<&Arc<TextDecoder>> {
+        self.text_decoder.as_ref()
+    }
+
+    /// How words are searched for where nobody says how: by a beam where the model has a language model, which only a beam hears, or a text
+    /// decoder, which judges a second pass; by the best path otherwise.
     pub fn default_decoding(&self) -> Decoding {
-        if self.language_model.is_some() && self.transducer.is_none() {
+        if self.transducer.is_some() {
+            Decoding::default()
+        } else if self.text_decoder.is_some() {
+            Decoding::with_text_decoder()
+        } else if self.language_model.is_some() {
             Decoding::with_language_model()
         } else {
             Decoding::default()
@@ -335,7 +392,17 @@ impl Model {
                 frame_seconds,
                 options,
                 self.language_model.clone(),
-            ),
+            )
+            .with_text_scorer(self.text_decoder.clone().map(|decoder| decoder as Arc<dyn TextScorer>)),
+        }
+    }
+
+    /// The encoder frames of a state's last step, `(output_frames, dim) f32`, for its transcriber's
+    /// [`accept_tapped`](Transcriber::accept_tapped); empty where nobody reads them.
+    pub fn tapped<'a>(&self, state: &'a StateCache) -> &'a [f32] {
+        match &self.encoder {
+            Executor::Steps(encoder) => encoder.tapped(state),
+            Executor::Whole(_) => &[],
         }
     }
 
@@ -343,7 +410,10 @@ impl Model {
     pub fn max_transcriber_bytes(&self, decoding: &Decoding) -> usize {
         match &self.transducer {
             Some(networks) => Transcriber::max_transducer_state_bytes(&self.tokens, networks, decoding),
-            None => Transcriber::max_state_bytes(&self.tokens, self.output_frame_seconds(), decoding, 0),
+            None => {
+                let dim = self.text_decoder.as_ref().map_or(0, |decoder| decoder.frame_len());
+                Transcriber::max_state_bytes(&self.tokens, self.output_frame_seconds(), decoding, dim)
+            }
         }
     }
 
@@ -375,6 +445,18 @@ impl Model {
             }),
         }
     }
+}
+
+/// The vocabulary of a text decoder, where the model has one.
+fn vocabulary(config: &Config, text: Option<&str>, problems: &mut Vec<String>) -> Option<TextVocabulary> {
+    config.text_decoder.as_ref()?;
+    let Some(text) = text else {
+        problems.push(format!("{TEXT_TOKENS_FILE}: missing, a text decoder needs its vocabulary"));
+        return None;
+    };
+    TextVocabulary::parse(text)
+        .map_err(|error| problems.push(error.to_string()))
+        .ok()
 }
 
 /// What keeps the encoder's output from becoming the words of `tokens.txt`.

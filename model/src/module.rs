@@ -85,14 +85,26 @@ pub fn load(directory: &Path) -> Result<Box<dyn Module>, ModelError> {
 }
 
 /// Rows of the head in a file, for a model that has one.
-pub(crate) fn head_classes(config: &Config, safetensors: &[u8]) -> Option<usize> {
-    config.ctc.as_ref()?;
-    // A head that is missing is reported as such, for any number of classes.
-    Some(
-        Weights::shape_of(safetensors, "head.weight")
+pub(crate) fn classes(config: &Config, safetensors: &[u8]) -> Classes {
+    // What is missing is reported as such, for any number of classes.
+    let rows = |name: &str| {
+        Weights::shape_of(safetensors, name)
             .and_then(|shape| shape.first().copied())
-            .unwrap_or(1),
-    )
+            .unwrap_or(1)
+    };
+    Classes {
+        head: config.ctc.as_ref().map(|_| rows("head.weight")),
+        text: config.text_decoder.as_ref().map(|_| rows("text_decoder.embedding.weight")),
+    }
+}
+
+/// How many classes the parts of a model tell apart; `None` where it has no such part.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Classes {
+    /// Of the CTC head.
+    pub(crate) head: Option<usize>,
+    /// Of the text decoder.
+    pub(crate) text: Option<usize>,
 }
 
 /// Runs the module of a directory on the tensors of one safetensors file and writes its results to another.

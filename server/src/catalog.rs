@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use waxwing_frontend::features::FeatureConfig;
-use waxwing_model::Model;
+use waxwing_model::model::{Model, Parts};
 use waxwing_model::device::Device;
 use waxwing_model::encoder::{Geometry, StateCache, StepRow};
 use waxwing_model::language_model::LanguageModel;
@@ -24,6 +24,7 @@ struct BuiltIn {
     tokens: &'static str,
     weights: &'static [u8],
     language_model: &'static [u8],
+    text_tokens: &'static str,
 }
 
 macro_rules! built_in {
@@ -34,6 +35,7 @@ macro_rules! built_in {
             tokens: include_str!(concat!("../../model/pretrained/", $id, "/tokens.txt")),
             weights: include_bytes!(concat!("../../model/pretrained/", $id, "/model.safetensors")),
             language_model: include_bytes!(concat!("../../model/pretrained/", $language_model, "/model.bin")),
+            text_tokens: include_str!(concat!("../../model/pretrained/", $id, "/text_tokens.txt")),
         }
     };
 }
@@ -104,8 +106,13 @@ fn load_one(name: &str, device: &Device, precision: Precision) -> anyhow::Result
 fn from_binary(model: &BuiltIn, device: &Device, precision: Precision) -> anyhow::Result<Model> {
     let unusable = || format!("the built-in model {} cannot be used", model.id);
     let language_model = LanguageModel::from_bytes(model.language_model).with_context(unusable)?;
-    let loaded = Model::from_parts_in(model.config, model.tokens, model.weights, device, precision)
-        .with_context(unusable)?;
+    let parts = Parts {
+        config_json: model.config,
+        tokens_txt: model.tokens,
+        text_tokens_txt: Some(model.text_tokens),
+        safetensors: model.weights,
+    };
+    let loaded = Model::from_parts_in(&parts, device, precision).with_context(unusable)?;
     Ok(loaded.with_language_model(Arc::new(language_model)))
 }
 
@@ -140,6 +147,14 @@ impl StepModel for Model {
 
     fn has_language_model(&self) -> bool {
         self.language_model().is_some()
+    }
+
+    fn has_text_decoder(&self) -> bool {
+        self.text_decoder().is_some()
+    }
+
+    fn tapped<'a>(&self, state: &'a StateCache) -> &'a [f32] {
+        Self::tapped(self, state)
     }
 
     fn transcriber(&self, options: TranscriberOptions) -> Transcriber {

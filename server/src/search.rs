@@ -39,6 +39,12 @@ impl Wanted<'_> {
         } else if weighs && decoding.beam_width == 1 {
             remarks.push("`language_model_weight` needs a `beam_width` above 1".to_owned());
         }
+        let is_judged = self.decoding.rescoring_weight.is_some_and(|weight| weight > 0.0);
+        if is_judged && !model.has_text_decoder() {
+            remarks.push(format!("`rescoring_weight`: the model `{}` has no text decoder", model.id()));
+        } else if is_judged && decoding.second_pass_width <= decoding.beam_width {
+            remarks.push("`rescoring_weight` needs a `second_pass_width` above `beam_width`".to_owned());
+        }
         let mut hotwords = None;
         if !self.hotwords.is_empty() {
             if decoding.beam_width == 1 {

@@ -235,7 +235,7 @@ fn finish(kind: &Kind, converted: Converted, options: &Options) -> Result<Writte
     // A model of mixed types would be loaded as its widest; whole numbers are no weights.
     let weights = safetensors::serialize(&converted.tensors, None)
         .map_err(|error| invalid(format!("the tensors cannot be written: {error}")))?;
-    let classes = crate::module::head_classes(&config, &weights);
+    let classes = crate::module::classes(&config, &weights);
     loader::Weights::check(
         "checkpoint",
         &weights,

@@ -92,6 +92,14 @@ impl Decoding {
         }
     }
 
+    /// What is used where a model has a text decoder. See `docs/decoding.md` for the figures behind it.
+    pub fn with_text_decoder() -> Self {
+        Self {
+            rescoring_weight: 0.3,
+            ..Self::with_language_model()
+        }
+    }
+
     /// Accepted values of `beam_width`.
     pub const BEAM_WIDTH: RangeInclusive<usize> = 1..=500;
     /// Accepted values of `max_tokens`.

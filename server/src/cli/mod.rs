@@ -130,7 +130,7 @@ pub fn command() -> Command {
         ))
         .subcommand(settings::add(
             transcribe::Arguments::augment_args(verb("transcribe", "Transcribe audio files, or standard input by `-`")),
-            &["model", "device", "precision", "threads", "beam_width", "second_pass_width", "language_model_weight", "word_bonus", "max_file_seconds", "max_whole_seconds", "max_decode_seconds", "max_body_mb", "log", "log_json"],
+            &["model", "device", "precision", "threads", "beam_width", "second_pass_width", "rescoring_weight", "language_model_weight", "word_bonus", "max_file_seconds", "max_whole_seconds", "max_decode_seconds", "max_body_mb", "log", "log_json"],
         ))
         .subcommand(models::Arguments::augment_args(verb("models", "List the models, or show one")))
         .subcommand(settings::add(verb("doctor", "Look at this machine, the settings and the models, and say what is wrong"), settings::ALL))

@@ -34,6 +34,15 @@ pub trait StepModel: Send + Sync + 'static {
     fn has_language_model(&self) -> bool {
         false
     }
+    /// Whether its second pass is judged by a text decoder where nobody says otherwise.
+    fn has_text_decoder(&self) -> bool {
+        false
+    }
+    /// Encoder frames of the state's last step, `(output_frames, dim) f32`, for its transcriber's text scorer; empty without one.
+    fn tapped<'a>(&self, state: &'a StateCache) -> &'a [f32] {
+        let _ = state;
+        &[]
+    }
     /// Makes the decoder of a new stream's output.
     fn transcriber(&self, options: TranscriberOptions) -> Transcriber {
         Transcriber::new(Arc::clone(self.tokens()), self.output_frame_seconds(), options)

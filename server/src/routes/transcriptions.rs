@@ -242,6 +242,9 @@ async fn read_field(app: &App, form: &mut Form, field: Field<'_>) -> Result<(), 
         "second_pass_width" => {
             form.decoding.second_pass_width = Some(number("second_pass_width", &value, "whole number")?);
         }
+        "rescoring_weight" => {
+            form.decoding.rescoring_weight = Some(number("rescoring_weight", &value, "number")?);
+        }
         "language_model_weight" => {
             form.decoding.language_model_weight = Some(number("language_model_weight", &value, "number")?);
         }

@@ -270,6 +270,7 @@ pub fn from_query<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Re
             "beam_width" => start.options.decoding.beam_width = number(name, value)?,
             "alternatives" => start.options.decoding.alternatives = number(name, value)?,
             "second_pass_width" => start.options.decoding.second_pass_width = number(name, value)?,
+            "rescoring_weight" => start.options.decoding.rescoring_weight = decimal(name, value)?,
             "language_model_weight" => {
                 start.options.decoding.language_model_weight = decimal(name, value)?;
             }
@@ -396,7 +397,11 @@ mod tests {
         let pairs = [("beam_width", "16"), ("alternatives", "3")];
         assert_eq!(parameters.start(&from_query(pairs).unwrap(), &models()), Ok(()));
         assert_eq!(parameters.configure(&Options::default()), Ok(()));
-        let weight = [("language_model_weight", "0.25"), ("word_bonus", "-1")];
+        let weight = [
+            ("rescoring_weight", "0.5"),
+            ("language_model_weight", "0.25"),
+            ("word_bonus", "-1"),
+        ];
         assert_eq!(parameters.start(&from_query(weight).unwrap(), &models()), Ok(()));
         assert_eq!(
             parameters.decoding,
@@ -404,6 +409,7 @@ mod tests {
                 beam_width: Some(16),
                 alternatives: Some(3),
                 second_pass_width: None,
+                rescoring_weight: Some(0.5),
                 language_model_weight: Some(0.25),
                 word_bonus: Some(-1.0),
             }
@@ -419,6 +425,10 @@ mod tests {
             (
                 ("second_pass_width", "201"),
                 "second_pass_width: expected 0 to 200, found 201",
+            ),
+            (
+                ("rescoring_weight", "-1"),
+                "rescoring_weight: expected 0 to 10, found -1",
             ),
             (
                 ("language_model_weight", "11"),

@@ -55,6 +55,8 @@ pub struct Decoding {
     pub alternatives: Option<u32>,
     /// Width of a second search of each utterance at its end; 0 is none.
     pub second_pass_width: Option<u32>,
+    /// What a text's natural log-probability in the text decoder is multiplied by, which judges the second pass; 0 leaves it out.
+    pub rescoring_weight: Option<f32>,
     /// What a word's natural log-probability in the language model is multiplied by; 0 is no language model.
     pub language_model_weight: Option<f32>,
     /// Added for every word, where a language model is heard.
@@ -69,6 +71,7 @@ impl Decoding {
             beam_width: self.beam_width.or(other.beam_width),
             alternatives: self.alternatives.or(other.alternatives),
             second_pass_width: self.second_pass_width.or(other.second_pass_width),
+            rescoring_weight: self.rescoring_weight.or(other.rescoring_weight),
             language_model_weight: self.language_model_weight.or(other.language_model_weight),
             word_bonus: self.word_bonus.or(other.word_bonus),
         }
@@ -83,6 +86,7 @@ impl Decoding {
             beam_width: count(self.beam_width, settings.beam_width),
             alternatives: count(self.alternatives, settings.alternatives),
             second_pass_width: count(self.second_pass_width, settings.second_pass_width),
+            rescoring_weight: self.rescoring_weight.unwrap_or(settings.rescoring_weight),
             language_model_weight: self
                 .language_model_weight
                 .unwrap_or(settings.language_model_weight),
