@@ -268,9 +268,14 @@ pub(crate) fn tapped_dim(encoder: &EncoderConfig) -> Option<usize> {
     }
 }
 
-/// Every tensor that a model file must hold, its `classes` being those of a CTC head and of a text decoder, the file's own unless
-/// they are given.
-pub(crate) fn expected_tensors(config: &Config, classes: Classes) -> Vec<Expected> {
+/// Every tensor that a model file without a text decoder must hold. The number of classes of a CTC head is the file's own unless it is given.
+pub fn expected_tensors(config: &Config, classes: Option<usize>) -> Vec<Expected> {
+    let text = None;
+    expected_with(config, Classes { head: classes, text })
+}
+
+/// As [`expected_tensors`], with those of a text decoder where the model has one.
+pub(crate) fn expected_with(config: &Config, classes: Classes) -> Vec<Expected> {
     let mut expected = encoder_tensors(&config.encoder);
     if let (Some(sizes), Some(dim)) = (&config.text_decoder, tapped_dim(&config.encoder)) {
         expected.extend(text_decoder::expected_tensors(dim, classes.text.unwrap_or(1), sizes));

@@ -12,7 +12,7 @@ use crate::encoder::{StateCache, StepRow, StreamingEncoder};
 use crate::error::ModelError;
 use crate::loader::{self, WEIGHTS_FILE, Weights};
 use crate::model::CONFIG_FILE;
-use crate::module::head_classes;
+use crate::module::classes;
 use crate::precision::Precision;
 
 /// Sessions in a measured batch have heard 0 to this many segments less one: some have empty rings, some full ones.
@@ -54,8 +54,8 @@ impl Subject {
     pub fn load(directory: &Path, frame: Option<Duration>, precision: Precision) -> Result<Self, ModelError> {
         let config = Config::from_json(&loader::read_text(&directory.join(CONFIG_FILE))?)?;
         let file = loader::read_bytes(&directory.join(WEIGHTS_FILE))?;
-        let classes = head_classes(&config, &file);
-        let weights = Weights::from_safetensors(&file, &architecture::expected_tensors(&config, classes))?;
+        let classes = classes(&config, &file);
+        let weights = Weights::from_safetensors(&file, &architecture::expected_with(&config, classes))?;
         let own_frame = config.features.as_ref().map(|features| {
             let shift = features.frame_shift_samples(config.sample_rate) as f64;
             Duration::from_secs_f64(shift / f64::from(config.sample_rate))

@@ -81,7 +81,7 @@ impl Encoder {
     /// [`ModelError::Invalid`] with every problem found.
     pub fn from_parts(config_json: &str, safetensors: &[u8]) -> Result<Self, ModelError> {
         let config = Config::from_json(config_json)?;
-        let expected = architecture::expected_tensors(&config, module::classes(&config, safetensors));
+        let expected = architecture::expected_with(&config, module::classes(&config, safetensors));
         Self::new(&config, &Weights::from_safetensors(safetensors, &expected)?)
     }
 

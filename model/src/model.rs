@@ -223,7 +223,7 @@ impl Model {
             classes.text = Some(vocabulary.len());
         }
         let weights = collect(
-            Weights::from_safetensors(safetensors, &architecture::expected_tensors(&config, classes)),
+            Weights::from_safetensors(safetensors, &architecture::expected_with(&config, classes)),
             &mut problems,
         )?;
         match (weights, tokens, config.features.clone()) {

@@ -79,12 +79,12 @@ pub fn load(directory: &Path) -> Result<Box<dyn Module>, ModelError> {
     let bytes = loader::read_bytes(&directory.join(WEIGHTS_FILE))?;
     let weights = Weights::from_safetensors(
         &bytes,
-        &architecture::expected_tensors(&config, head_classes(&config, &bytes)),
+        &architecture::expected_with(&config, classes(&config, &bytes)),
     )?;
     architecture::module(&config, &weights)
 }
 
-/// Rows of the head in a file, for a model that has one.
+/// Rows of the head and of the text decoder in a file, for a model that has them.
 pub(crate) fn classes(config: &Config, safetensors: &[u8]) -> Classes {
     // What is missing is reported as such, for any number of classes.
     let rows = |name: &str| {

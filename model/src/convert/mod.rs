@@ -239,7 +239,7 @@ fn finish(kind: &Kind, converted: Converted, options: &Options) -> Result<Writte
     loader::Weights::check(
         "checkpoint",
         &weights,
-        &architecture::expected_tensors(&config, classes),
+        &architecture::expected_with(&config, classes),
     )?;
     Ok(Written {
         config,

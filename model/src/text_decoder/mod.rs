@@ -9,6 +9,7 @@
 //! another. The rows of a product are all texts' tokens, and each row is the same to the bit in any company.
 
 mod config;
+mod judge;
 mod layers;
 mod score;
 mod search;

@@ -104,9 +104,10 @@ impl Transcriber {
             .map(|last| last.end);
         let scores = scorer.0.score(&kept.encoded(end.max().unwrap_or(0)), &texts);
         // What cannot be judged is as improbable as the worst of the others.
-        let worst = scores.iter().flatten().copied().fold(0.0, f64::min);
+        let finite = |score: Option<f64>| score.filter(|score| score.is_finite());
+        let worst = scores.iter().copied().filter_map(finite).fold(0.0, f64::min);
         for (found, score) in found.iter_mut().zip(scores) {
-            found.score += f64::from(self.rescoring_weight) * score.unwrap_or(worst);
+            found.score += f64::from(self.rescoring_weight) * finite(score).unwrap_or(worst);
         }
         found.sort_by(|a, b| b.score.total_cmp(&a.score));
     }
