@@ -86,9 +86,16 @@ def paired(rows, others, draws=10_000):
     return {"difference": round(100 * (total[0] - total[1]) / total[2], 2), "interval": [round(low, 2), round(high, 2)], "better": round(float(np.mean(drawn < 0)), 4)}
 
 
+def read_weights(folder):
+    """The tensors of an exported encoder and its head as f32, those in whole numbers times the scales of their rows."""
+    from safetensors.torch import load_file
+    stored = load_file(Path(folder) / "model.safetensors")
+    own = {name: value for name, value in stored.items() if not name.startswith("text_decoder.") and not name.endswith(".scale")}
+    return {name: value.float() * stored[f"{name}.scale"][:, None] if f"{name}.scale" in stored else value.float() for name, value in own.items()}
+
+
 def load(folder):
     """An exported model directory -> (Model, {"ctc": Tokens})."""
-    from safetensors.torch import load_file
     folder = Path(folder)
     encoder = json.loads((folder / "config.json").read_text())["encoder"]
     names = (folder / "tokens.txt").read_text(encoding="utf-8").splitlines()
@@ -96,7 +103,7 @@ def load(folder):
     tokens.names = names
     geometry = tuple(encoder[f"{name}_length"] for name in ("segment", "left_context", "right_context"))
     model = Model(encoder["num_layers"], {"ctc": len(names)}, geometry, encoder["ffn_dim"])
-    state = {(f"heads.ctc{name[4:]}" if name.startswith("head.") else name): value.float() for name, value in load_file(folder / "model.safetensors").items()}
+    state = {(f"heads.ctc{name[4:]}" if name.startswith("head.") else name): value for name, value in read_weights(folder).items()}
     model.load_state_dict(state)
     return model.eval(), {"ctc": tokens}
 

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from features import features
@@ -24,7 +23,7 @@ class Reference:
         folder = Path(folder)
         self.config = json.loads((folder / "config.json").read_text())
         self.encoder = self.config["encoder"]
-        self.weights = {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
+        self.weights = read_weights(folder)
         self.tokens = (folder / "tokens.txt").read_text(encoding="utf-8").splitlines()
         self.positions = sinusoids()
 

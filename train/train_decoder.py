@@ -1,0 +1,177 @@
+"""Trains the text decoder of the second pass, from Whisper's own, on what an exported streaming encoder gives behind its Whisper layers.
+
+The encoder stays as it is, so the first pass does too. What reads the encoder (attention to its frames, and their norm) has the full
+learning rate; what writes text already knows how and gets a tenth. Between fresh batches, heard ones are replayed from the encoder's output. Checkpoints
+and resume as in train.py.
+"""
+
+import argparse
+import json
+import math
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+import evaluate
+from data import batches
+from features import HOP, features
+from model import LEFT_CONTEXT, RIGHT_CONTEXT, Model
+from text_decoder import END, SILENT, START, TextDecoder, Vocabulary, choose, load_whisper_decoder
+from train import Average
+
+TAP_LAYER = 4                                                  # Whisper's own layers; those behind them speak CTC
+
+
+def vocabulary_of(folder, tokenizer, texts, count):
+    """The vocabulary in ``folder``, chosen now if it is not there, and the places of its tokens in GPT-2's."""
+    file = folder / "text_tokens.json"
+    if not file.exists():
+        file.write_text(json.dumps(choose(texts, tokenizer, count)))
+    chosen = json.loads(file.read_text())
+    vocabulary = Vocabulary([name for name, _ in chosen] + [START, SILENT, END])
+    (folder / "text_tokens.txt").write_text("\n".join(vocabulary.names) + "\n", encoding="utf-8")
+    return vocabulary, chosen
+
+
+def rows_of(batch, vocabulary):
+    """Inputs and targets (batch, longest): the prompt, the text, the end; -100 where nothing is asked."""
+    flat, lengths = batch["targets"]["words"]
+    longest = int(lengths.max()) + 2
+    inputs = torch.full((len(lengths), longest), vocabulary.end)
+    targets = torch.full((len(lengths), longest), -100)
+    for i, row in enumerate(flat.split(lengths.tolist())):
+        inputs[i, :len(row) + 2] = torch.cat([torch.tensor([vocabulary.start, vocabulary.silent]), row])
+        targets[i, 1:len(row) + 2] = torch.cat([row, torch.tensor([vocabulary.end])])
+    return inputs, targets
+
+
+def tapped(model, entered):
+    """(batch, frames, DIM): the frames behind Whisper's layers, before any norm."""
+    return model.utterance(model.run(*entered, range(TAP_LAYER)))
+
+
+@torch.no_grad()
+def read_alone(model, decoder, vocabulary, clips):
+    """The decoder's own greedy transcripts, without the first pass: rows as of evaluate.score."""
+    rows = []
+    for samples, reference in clips:
+        segments = max(1, -(-len(samples) // (model.geometry[0] * 2 * HOP)))
+        spectrum = features(torch.from_numpy(np.ascontiguousarray(samples, np.float32)), Model.feature_frames(segments, model.geometry))
+        device = decoder.norm.weight.device
+        encoded = tapped(model, model.enter(spectrum[None].to(device)))[0, : len(samples) // (2 * HOP) + 4]
+        text = vocabulary.decode(decoder.greedy(encoded, vocabulary, 8 + len(samples) // 1600))
+        rows.append((evaluate.errors(reference.split(), text.split()), len(reference.split()), evaluate.errors(reference, text), len(reference), text))
+    return rows
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--speech", type=Path, required=True, help="folder of shards")
+    parser.add_argument("--model", type=Path, required=True, help="exported model directory of the encoder")
+    parser.add_argument("--whisper", type=Path, required=True, help="Whisper tiny.en as a CTranslate2 file, its tokenizer.json beside it")
+    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints, vocabulary and log")
+    parser.add_argument("--tokens", type=int, default=5000, help="size of the vocabulary")
+    parser.add_argument("--held-out", nargs="*", default=["shard-0-0000"])
+    parser.add_argument("--favour", nargs="*", default=[], metavar="SOURCE=TIMES", help="sources that come more than once in each round")
+    parser.add_argument("--test", type=Path, nargs="*", default=[], help="test sets to watch, every third clip (never trained on)")
+    parser.add_argument("--minutes", type=float, default=85)
+    parser.add_argument("--decay", type=float, default=0.5, help="share of --minutes, at the end, in which the learning rate falls")
+    parser.add_argument("--warmup", type=int, default=60, help="steps")
+    parser.add_argument("--rate", type=float, default=3e-4, help="peak learning rate of what reads the encoder")
+    parser.add_argument("--writing", type=float, default=0.1, help="share of it for everything else")
+    parser.add_argument("--replay", type=float, default=1.5, help="replayed batches for each fresh one")
+    parser.add_argument("--seconds", type=float, default=30, help="padded audio in a batch")
+    parser.add_argument("--joined", type=float, default=0.3, help="share of items made of several utterances")
+    parser.add_argument("--strength", type=float, default=0.8, help="of the augmentation")
+    parser.add_argument("--masks", type=float, default=0.3, help="share of items with SpecAugment")
+    parser.add_argument("--average", type=float, default=0.995)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--every", type=float, default=540, help="seconds between checkpoints, which are also measured")
+    return parser.parse_args()
+
+
+def main():
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    options.out.mkdir(parents=True, exist_ok=True)
+    texts = [item[2] for path in sorted(options.speech.glob("shard-*.json")) for item in json.loads(path.read_text())]
+    vocabulary, chosen = vocabulary_of(options.out, options.whisper.parent / "tokenizer.json", texts, options.tokens)
+    model = evaluate.load(options.model)[0].to(device).requires_grad_(False)
+    # Longer segments, fewer copies of the right context.
+    wide = Model(len(model.emformer_layers), {}, (64, LEFT_CONTEXT, RIGHT_CONTEXT), model.emformer_layers[0].pos_ff[1].out_features)
+    wide.load_state_dict(model.state_dict(), strict=False)
+    wide.to(device)
+    decoder = load_whisper_decoder(options.whisper, chosen, options.whisper.parent / "tokenizer.json").to(device)
+    is_reading = {name: "cross" in name or "input_norm" in name for name, _ in decoder.named_parameters()}
+    groups = [{"params": [p for name, p in decoder.named_parameters() if is_reading[name] == reads], "peak": options.rate * share}
+              for reads, share in ((True, 1.0), (False, options.writing))]
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
+    average, last, step, heard, spent = Average(decoder), options.out / "last.pt", 0, 0.0, 0.0
+    if last.exists():
+        saved = torch.load(last, map_location=device, weights_only=False)
+        decoder.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        average.weights, average.count, step, heard, spent = (saved[name] for name in ("average", "count", "step", "heard", "spent"))
+    tests = {path.stem if path.stem != "text" else path.parent.name: evaluate.read_set(path) for path in options.test}
+    tests = {name: clips[::3] if len(clips) > 100 else clips for name, clips in tests.items()}
+    source = batches(options.speech, {"words": vocabulary}, wide.geometry, 1, seconds=options.seconds, seed=int(time.time()), held_out=options.held_out,
+                     joined=options.joined, strength=options.strength, masks=options.masks,
+                     favour={name: int(times) for name, times in (pair.split("=") for pair in options.favour)})
+
+    def checkpoint():
+        torch.save({"model": decoder.state_dict(), "optimizer": optimizer.state_dict(), "average": average.weights, "count": average.count,
+                    "step": step, "heard": heard, "spent": spent}, last.with_suffix(".tmp"))
+        last.with_suffix(".tmp").rename(last)
+        judged = TextDecoder(len(vocabulary)).to(device).eval()
+        judged.load_state_dict(average.weights)
+        line = {"step": step, "hours": round(heard / 3600, 2), "minutes": round(spent / 60, 1)}
+        for name, clips in tests.items():
+            result = evaluate.summary(read_alone(model, judged, vocabulary, clips), 200)
+            line[f"{name}/alone"] = [float(result["wer"]), float(result["cer"])]
+        print(json.dumps(line), flush=True)
+        with open(options.out / "log.jsonl", "a") as log:
+            log.write(json.dumps(line) + "\n")
+
+    cache, recent, before, begun = [], [], spent, time.time()
+    saved_at = begun
+    while spent < 60 * options.minutes:
+        if len(cache) > 10 and random.random() < options.replay / (1 + options.replay):
+            batch, encoded = random.choice(cache)
+            encoded = encoded.float()
+        else:
+            batch = next(source)
+            with torch.no_grad():
+                encoded = tapped(wide, wide.enter(batch["features"].to(device), batch["offset"]))
+            cache.append(({name: batch[name] for name in ("targets", "lengths")}, encoded.half()))
+            heard += batch["seconds"]
+        falling = max(0.0, 1 - (1 - spent / (60 * options.minutes)) / options.decay)
+        scale = min(1, (step + 1) / options.warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * falling)))
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * scale
+        visible = torch.arange(encoded.shape[1], device=device) < batch["lengths"][:, None].to(device)
+        inputs, targets = (rows.to(device) for rows in rows_of(batch, vocabulary))
+        logits = decoder(inputs, decoder.memory(F.dropout(encoded, 0.1)), visible)
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, label_smoothing=0.05)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        average.update(decoder, options.average)
+        step, spent = step + 1, before + time.time() - begun
+        recent.append(loss.item())
+        if len(recent) == 50:
+            print(f"step {step} loss {sum(recent) / 50:.3f} heard {heard / 3600:.2f} h in {spent / 60:.1f} min", flush=True)
+            recent = []
+        if time.time() - saved_at > options.every:
+            checkpoint()
+            saved_at = time.time()
+    checkpoint()
+
+
+if __name__ == "__main__":
+    main()
