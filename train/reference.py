@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from evaluate import read_weights
 from features import features
 from model import sinusoids
 

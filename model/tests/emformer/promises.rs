@@ -4,14 +4,19 @@
 use std::fs::File;
 use std::path::Path;
 
-use crate::support::{Random, Session, Whole, alone, executors, features_for, flat, max_difference, step};
+use crate::support::{
+    Random, Session, Whole, alone, executors, features_for, flat, max_difference, random_tensors, serialise, sizes, step,
+};
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 use serde_json::json;
 use waxwing_frontend::container::{AudioFile, DecodeLimits};
 use waxwing_frontend::pcm::ChannelSelection;
 use waxwing_frontend::{Frontend, FrontendConfig};
+use waxwing_model::architecture::expected_tensors;
+use waxwing_model::encoder::emformer::{Emformer, EmformerConfig, OutputNorm};
 use waxwing_model::encoder::{StepRow, StreamingEncoder};
+use waxwing_model::loader::Weights;
 use waxwing_model::{Config, Model, ModelError};
 
 pub(crate) const TOLERANCE: f32 = 1e-4;
@@ -25,9 +30,10 @@ pub(crate) fn configs() -> impl Strategy<Value = Config> {
         any::<bool>(),
         any::<bool>(),
         any::<bool>(),
+        prop::option::of(1..=2usize),
     );
     (sizes, choices).prop_map(
-        |((segment, left, right, memory, layers), (activation, norm, tanh, stem, ctc))| {
+        |((segment, left, right, memory, layers), (activation, norm, tanh, stem, ctc, tap))| {
             let mut config = json!({
                 "format": 1, "id": "random",
                 "architecture": if stem { "whisper-emformer" } else { "emformer" },
@@ -40,6 +46,9 @@ pub(crate) fn configs() -> impl Strategy<Value = Config> {
             });
             if stem {
                 config["encoder"]["position_period"] = json!(11);
+            }
+            if let Some(tap) = tap.filter(|&tap| tap < layers) {
+                config["encoder"]["tap_layer"] = json!(tap);
             }
             if ctc {
                 config["ctc"] = json!({"blank": 0});
@@ -71,6 +80,28 @@ proptest! {
         let streamed = alone(encoder.as_ref(), &features, num_steps);
         let expected = whole(encoder.as_ref(), &reference, &features, num_steps);
         prop_assert!(max_difference(&streamed, &expected) <= TOLERANCE);
+    }
+
+    /// What is tapped behind a layer is what an encoder of so many layers gives.
+    #[test]
+    fn a_tap_gives_the_frames_between_two_layers(config in configs(), num_steps in 1..5usize, seed: u32) {
+        let sizes = sizes(&config);
+        let is_comparable = sizes.output_norm == OutputNorm::PerLayer;
+        prop_assume!(is_comparable && sizes.tap_layer.is_some());
+        let bytes = serialise(&random_tensors(&config, None, u64::from(seed)));
+        let headless = Config { ctc: None, ..config.clone() };
+        let weights = Weights::from_safetensors(&bytes, &expected_tensors(&headless, None)).unwrap();
+        let tapped = Emformer::new(sizes, &weights).unwrap();
+        let short = EmformerConfig { num_layers: sizes.tap_layer.unwrap(), tap_layer: None, ..sizes.clone() };
+        let short = Emformer::new(&short, &weights).unwrap();
+        let features = features_for(&tapped, num_steps, &mut Random::new(8));
+        let (mut long, mut expected) = (Session::new(&tapped, &features), Session::new(&short, &features));
+        for _ in 0..num_steps {
+            step(&tapped, &mut [&mut long]);
+            step(&short, &mut [&mut expected]);
+            prop_assert!(max_difference(tapped.tapped(&long.state), &expected.output) <= 1e-5);
+            prop_assert!(short.tapped(&expected.state).is_empty());
+        }
     }
 
     #[test]

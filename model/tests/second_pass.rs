@@ -1,0 +1,155 @@
+//! The shipped model's text decoder on real speech: it reads what the encoder's tap gives, and its judgement reaches the finals.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use waxwing_frontend::container::{AudioFile, DecodeLimits};
+use waxwing_frontend::pcm::ChannelSelection;
+use waxwing_frontend::{Frontend, FrontendConfig};
+use waxwing_model::Model;
+use waxwing_model::encoder::StepRow;
+use waxwing_model::model::{Parts, TEXT_TOKENS_FILE};
+use waxwing_model::transcript::{Decoding, TextScorer, TranscriberOptions, Utterance};
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("pretrained/en-emformer")
+}
+
+/// What the model gives for each step of a recording: log-probs and tapped frames.
+fn heard(model: &Model) -> Vec<(Vec<f32>, Vec<f32>)> {
+    let clip = Path::new(env!("CARGO_MANIFEST_DIR")).join("../web/sample.flac");
+    let limits = DecodeLimits::default();
+    let mut audio = AudioFile::open(File::open(clip).unwrap(), limits, ChannelSelection::Mix).unwrap();
+    let mut samples = Vec::new();
+    while audio.next_block(&mut samples).unwrap() {}
+    samples.extend(vec![0.0; 2 * audio.rate_hz() as usize]);
+    let mut frontend = Frontend::new(FrontendConfig {
+        input_rate_hz: audio.rate_hz(),
+        model_rate_hz: model.sample_rate_hz(),
+        features: model.features().clone(),
+    })
+    .unwrap();
+    let mut features = Vec::new();
+    frontend.push(&samples, &mut features);
+    let (mut state, mut steps, mut rest) = (model.new_state(), Vec::new(), features.as_slice());
+    loop {
+        let geometry = model.geometry();
+        let needed = geometry.frames_needed(state.steps) * geometry.num_features;
+        let Some((now, later)) = rest.split_at_checked(needed) else {
+            return steps;
+        };
+        rest = later;
+        let mut output = Vec::new();
+        model
+            .step(&mut [StepRow {
+                state: &mut state,
+                features: now,
+                output: &mut output,
+            }])
+            .unwrap();
+        steps.push((output, model.tapped(&state).to_vec()));
+    }
+}
+
+fn finals(model: &Model, steps: &[(Vec<f32>, Vec<f32>)], decoding: Decoding) -> Vec<Utterance> {
+    let options = TranscriberOptions {
+        decoding,
+        ..TranscriberOptions::default()
+    };
+    let mut transcriber = model.transcriber(options);
+    let mut finals = Vec::new();
+    for (log_probs, tapped) in steps {
+        transcriber.accept_tapped(log_probs, tapped, &mut finals);
+        assert!(transcriber.state_bytes() <= model.max_transcriber_bytes(&decoding));
+    }
+    finals.extend(transcriber.finish());
+    finals
+}
+
+#[test]
+fn the_text_decoder_knows_what_was_said() {
+    let model = Model::load(&directory()).unwrap();
+    let decoder = model.text_decoder().unwrap();
+    let steps = heard(&model);
+    let frames: Vec<f32> = steps.iter().flat_map(|(_, tapped)| tapped).copied().collect();
+    assert_eq!(frames.len() % decoder.frame_len(), 0);
+    let said: Vec<String> = finals(&model, &steps, model.default_decoding())
+        .iter()
+        .flat_map(|last| &last.words)
+        .map(|word| word.word.clone())
+        .collect();
+    assert!(said.len() > 5, "{said:?}");
+    let right = said.join(" ");
+    // As many words, so that length says nothing.
+    let backwards: Vec<&str> = said.iter().rev().map(String::as_str).collect();
+    let (first, second) = said.split_at(said.len() / 2);
+    let turned = [second, first].concat().join(" ");
+    let texts = [right, backwards.join(" "), turned, "\u{4f60}".into()];
+    let scores = TextScorer::score(decoder.as_ref(), &frames, &texts);
+    let [Some(right), others @ ..] = scores.as_slice() else {
+        unreachable!("{scores:?}");
+    };
+    assert!(right.is_finite() && *right < 0.0);
+    for other in others.iter().take(2).flatten() {
+        assert!(right > other, "{scores:?}");
+    }
+    assert_eq!(scores.last(), Some(&None), "no vocabulary spells this");
+}
+
+#[test]
+fn words_are_stable_behind_the_judgement_and_sooner_without_it() {
+    let model = Model::load(&directory()).unwrap();
+    let steps = heard(&model);
+    let judged = model.default_decoding();
+    let unjudged = Decoding {
+        rescoring_weight: 0.0,
+        ..judged
+    };
+    let mut first_stable = Vec::new();
+    for decoding in [judged, unjudged] {
+        let options = TranscriberOptions {
+            decoding,
+            ..TranscriberOptions::default()
+        };
+        let mut transcriber = model.transcriber(options);
+        let (mut finals, mut partials) = (Vec::new(), Vec::new());
+        for (log_probs, tapped) in &steps {
+            transcriber.accept_tapped(log_probs, tapped, &mut finals);
+            partials.extend(transcriber.partial());
+        }
+        finals.extend(transcriber.finish());
+        for partial in &partials {
+            let last = &finals[usize::try_from(partial.utterance).unwrap()];
+            assert_eq!(partial.words[..partial.stable_words], last.words[..partial.stable_words]);
+        }
+        first_stable.push(partials.iter().position(|partial| partial.stable_words > 0));
+    }
+    assert!(first_stable[0] > first_stable[1] && first_stable[1].is_some(), "{first_stable:?}");
+}
+
+#[test]
+fn a_text_decoder_without_its_vocabulary_is_refused() {
+    let read = |name: &str| std::fs::read(directory().join(name)).unwrap();
+    let (config, tokens, weights) = (read("config.json"), read("tokens.txt"), read("model.safetensors"));
+    let parts = Parts {
+        config_json: std::str::from_utf8(&config).unwrap(),
+        tokens_txt: std::str::from_utf8(&tokens).unwrap(),
+        text_tokens_txt: None,
+        safetensors: &weights,
+    };
+    let device = waxwing_model::device::Device::Cpu;
+    let load = |parts: &Parts<'_>| Model::from_parts_in(parts, &device, waxwing_model::precision::Precision::F32);
+    let error = load(&parts).unwrap_err().to_string();
+    assert!(error.contains(TEXT_TOKENS_FILE) && error.contains("missing"), "{error}");
+    let untapped = parts.config_json.replace(",\n    \"tap_layer\": 4", "");
+    assert_ne!(untapped, parts.config_json);
+    let parts = Parts {
+        config_json: &untapped,
+        text_tokens_txt: Some("a"),
+        ..parts
+    };
+    let error = load(&parts).unwrap_err().to_string();
+    assert!(error.contains("text_decoder: expected an Emformer with `tap_layer`"), "{error}");
+}
