@@ -17,9 +17,9 @@ use crate::encoder::skim::{self, MemLstm, SegLstm, Skim};
 use crate::encoder::{Geometry, Module, OfflineEncoder, StreamingEncoder};
 use crate::error::ModelError;
 use crate::loader::{Expected, Weights};
+use crate::module::Classes;
 use crate::module::EncoderModule;
 use crate::precision::Precision;
-use crate::module::Classes;
 use crate::text_decoder;
 use crate::transducer::{self, TransducerEncoder, TransducerModule};
 use crate::vad::VadModule;
@@ -278,7 +278,11 @@ pub fn expected_tensors(config: &Config, classes: Option<usize>) -> Vec<Expected
 pub(crate) fn expected_with(config: &Config, classes: Classes) -> Vec<Expected> {
     let mut expected = encoder_tensors(&config.encoder);
     if let (Some(sizes), Some(dim)) = (&config.text_decoder, tapped_dim(&config.encoder)) {
-        expected.extend(text_decoder::expected_tensors(dim, classes.text.unwrap_or(1), sizes));
+        expected.extend(text_decoder::expected_tensors(
+            dim,
+            classes.text.unwrap_or(1),
+            sizes,
+        ));
     }
     let classes = classes.head;
     if let (Some(_), Some(classes), Some(geometry)) = (&config.ctc, classes, geometry(&config.encoder)) {

@@ -185,7 +185,7 @@ pub(crate) struct Hypothesis {
     open_from: usize,
     /// First frame of the open word's first letter.
     open_start: Option<u64>,
-    /// What begins earlier belongs to an utterance that is final.
+    /// What begins earlier belongs to an utterance that is final, or to words that never change.
     floor: u64,
 }
 
@@ -276,6 +276,7 @@ impl Hypothesis {
             Some(last) if committed > 0 => last.end,
             _ => 0,
         };
+        self.floor = self.floor.max(from);
         // What begins within the words that are stable now is another hearing of them.
         let later = before.iter().skip_while(|token| {
             let is_first = committed == 0;
@@ -332,6 +333,8 @@ impl Hypothesis {
     /// that is final is ignored.
     pub(crate) fn apply(&mut self, table: &Tokens, event: &BeamEvent) {
         match event {
+            // What begins within stable words is another hearing of them.
+            BeamEvent::Began { start, .. } if *start < self.floor => {}
             BeamEvent::Began { id, start } => self.push(table, *id, *start, 0.0),
             BeamEvent::Ended(token) => {
                 if let Some(last) = self.tokens.last_mut()

@@ -16,8 +16,8 @@ use crate::language_model::LanguageModel;
 use crate::loader::{self, WEIGHTS_FILE, Weights};
 use crate::module::classes;
 use crate::precision::Precision;
-use crate::tokens::Tokens;
 use crate::text_decoder::{TextDecoder, TextVocabulary};
+use crate::tokens::Tokens;
 use crate::transcript::{Decoding, TextScorer, Transcriber, TranscriberOptions};
 use crate::transducer::Networks;
 use crate::whole::WholeEncoder;
@@ -240,10 +240,16 @@ impl Model {
                     EncoderConfig::EmformerRnnt(sizes) => Some(Arc::new(Networks::new(sizes, &weights)?)),
                     _ => None,
                 },
-                text_decoder: match (&config.text_decoder, vocabulary, architecture::tapped_dim(&config.encoder)) {
+                text_decoder: match (
+                    &config.text_decoder,
+                    vocabulary,
+                    architecture::tapped_dim(&config.encoder),
+                ) {
                     (Some(sizes), Some(vocabulary), Some(dim)) => {
                         let vocabulary = Arc::new(vocabulary);
-                        Some(Arc::new(TextDecoder::new(sizes, dim, vocabulary, &weights, precision)?))
+                        Some(Arc::new(TextDecoder::new(
+                            sizes, dim, vocabulary, &weights, precision,
+                        )?))
                     }
                     _ => None,
                 },
@@ -393,7 +399,11 @@ impl Model {
                 options,
                 self.language_model.clone(),
             )
-            .with_text_scorer(self.text_decoder.clone().map(|decoder| decoder as Arc<dyn TextScorer>)),
+            .with_text_scorer(
+                self.text_decoder
+                    .clone()
+                    .map(|decoder| decoder as Arc<dyn TextScorer>),
+            ),
         }
     }
 
@@ -411,7 +421,10 @@ impl Model {
         match &self.transducer {
             Some(networks) => Transcriber::max_transducer_state_bytes(&self.tokens, networks, decoding),
             None => {
-                let dim = self.text_decoder.as_ref().map_or(0, |decoder| decoder.frame_len());
+                let dim = self
+                    .text_decoder
+                    .as_ref()
+                    .map_or(0, |decoder| decoder.frame_len());
                 Transcriber::max_state_bytes(&self.tokens, self.output_frame_seconds(), decoding, dim)
             }
         }
@@ -451,7 +464,9 @@ impl Model {
 fn vocabulary(config: &Config, text: Option<&str>, problems: &mut Vec<String>) -> Option<TextVocabulary> {
     config.text_decoder.as_ref()?;
     let Some(text) = text else {
-        problems.push(format!("{TEXT_TOKENS_FILE}: missing, a text decoder needs its vocabulary"));
+        problems.push(format!(
+            "{TEXT_TOKENS_FILE}: missing, a text decoder needs its vocabulary"
+        ));
         return None;
     };
     TextVocabulary::parse(text)

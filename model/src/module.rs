@@ -94,7 +94,10 @@ pub(crate) fn classes(config: &Config, safetensors: &[u8]) -> Classes {
     };
     Classes {
         head: config.ctc.as_ref().map(|_| rows("head.weight")),
-        text: config.text_decoder.as_ref().map(|_| rows("text_decoder.embedding.weight")),
+        text: config
+            .text_decoder
+            .as_ref()
+            .map(|_| rows("text_decoder.embedding.weight")),
     }
 }
 

@@ -122,11 +122,17 @@ fn words_are_stable_behind_the_judgement_and_sooner_without_it() {
         finals.extend(transcriber.finish());
         for partial in &partials {
             let last = &finals[usize::try_from(partial.utterance).unwrap()];
-            assert_eq!(partial.words[..partial.stable_words], last.words[..partial.stable_words]);
+            assert_eq!(
+                partial.words[..partial.stable_words],
+                last.words[..partial.stable_words]
+            );
         }
         first_stable.push(partials.iter().position(|partial| partial.stable_words > 0));
     }
-    assert!(first_stable[0] > first_stable[1] && first_stable[1].is_some(), "{first_stable:?}");
+    assert!(
+        first_stable[0] > first_stable[1] && first_stable[1].is_some(),
+        "{first_stable:?}"
+    );
 }
 
 #[test]
@@ -140,9 +146,13 @@ fn a_text_decoder_without_its_vocabulary_is_refused() {
         safetensors: &weights,
     };
     let device = waxwing_model::device::Device::Cpu;
-    let load = |parts: &Parts<'_>| Model::from_parts_in(parts, &device, waxwing_model::precision::Precision::F32);
+    let load =
+        |parts: &Parts<'_>| Model::from_parts_in(parts, &device, waxwing_model::precision::Precision::F32);
     let error = load(&parts).unwrap_err().to_string();
-    assert!(error.contains(TEXT_TOKENS_FILE) && error.contains("missing"), "{error}");
+    assert!(
+        error.contains(TEXT_TOKENS_FILE) && error.contains("missing"),
+        "{error}"
+    );
     let untapped = parts.config_json.replace(",\n    \"tap_layer\": 4", "");
     assert_ne!(untapped, parts.config_json);
     let parts = Parts {
@@ -151,5 +161,8 @@ fn a_text_decoder_without_its_vocabulary_is_refused() {
         ..parts
     };
     let error = load(&parts).unwrap_err().to_string();
-    assert!(error.contains("text_decoder: expected an Emformer with `tap_layer`"), "{error}");
+    assert!(
+        error.contains("text_decoder: expected an Emformer with `tap_layer`"),
+        "{error}"
+    );
 }

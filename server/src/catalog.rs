@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use waxwing_frontend::features::FeatureConfig;
-use waxwing_model::model::{Model, Parts};
 use waxwing_model::device::Device;
 use waxwing_model::encoder::{Geometry, StateCache, StepRow};
 use waxwing_model::language_model::LanguageModel;
+use waxwing_model::model::{Model, Parts};
 use waxwing_model::precision::Precision;
 use waxwing_model::tokens::Tokens;
 use waxwing_model::transcript::{Decoding, Transcriber, TranscriberOptions};

@@ -41,7 +41,10 @@ impl Wanted<'_> {
         }
         let is_judged = self.decoding.rescoring_weight.is_some_and(|weight| weight > 0.0);
         if is_judged && !model.has_text_decoder() {
-            remarks.push(format!("`rescoring_weight`: the model `{}` has no text decoder", model.id()));
+            remarks.push(format!(
+                "`rescoring_weight`: the model `{}` has no text decoder",
+                model.id()
+            ));
         } else if is_judged && decoding.second_pass_width <= decoding.beam_width {
             remarks.push("`rescoring_weight` needs a `second_pass_width` above `beam_width`".to_owned());
         }

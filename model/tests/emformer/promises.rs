@@ -5,7 +5,8 @@ use std::fs::File;
 use std::path::Path;
 
 use crate::support::{
-    Random, Session, Whole, alone, executors, features_for, flat, max_difference, random_tensors, serialise, sizes, step,
+    Random, Session, Whole, alone, executors, features_for, flat, max_difference, random_tensors, serialise,
+    sizes, step,
 };
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;

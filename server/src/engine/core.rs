@@ -235,8 +235,12 @@ impl Core {
     pub(super) fn stepped(&mut self, consumed: usize, events: &mut Vec<Event>) {
         self.features.drain(..consumed.min(self.features.len()));
         let mut finals = Vec::new();
-        let tapped = self.slot.state().map_or(&[][..], |state| self.model.tapped(state));
-        self.transcriber.accept_tapped(&self.log_probs, tapped, &mut finals);
+        let tapped = self
+            .slot
+            .state()
+            .map_or(&[][..], |state| self.model.tapped(state));
+        self.transcriber
+            .accept_tapped(&self.log_probs, tapped, &mut finals);
         for utterance in &finals {
             self.push_final(utterance, events);
         }
