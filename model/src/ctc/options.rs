@@ -95,7 +95,7 @@ impl Decoding {
     /// What is used where a model has a text decoder. See `docs/decoding.md` for the figures behind it.
     pub fn with_text_decoder() -> Self {
         Self {
-            rescoring_weight: 0.3,
+            rescoring_weight: 0.5,
             ..Self::with_language_model()
         }
     }
