@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use waxwing_frontend::features::FeatureConfig;
@@ -151,6 +152,10 @@ impl StepModel for Model {
 
     fn has_text_decoder(&self) -> bool {
         self.text_decoder().is_some()
+    }
+
+    fn judge_once(&self) -> Option<Duration> {
+        Self::judge_once(self)
     }
 
     fn tapped<'a>(&self, state: &'a StateCache) -> &'a [f32] {

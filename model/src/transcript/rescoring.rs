@@ -14,7 +14,7 @@ use crate::endpoint::frames_in;
 use crate::tokens::Tokens;
 
 /// Texts that are judged, the most probable ones of the wide beam.
-const MOST_TEXTS: usize = 16;
+const MOST_TEXTS: usize = 8;
 
 /// An utterance of this length gets its first words judged before it ends. Shorter than what a second pass can hold.
 const LONGEST_UNJUDGED: Duration = Duration::from_secs(8);

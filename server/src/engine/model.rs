@@ -1,6 +1,7 @@
 //! What the engine needs of a model: a seam, so that tests can step one that errs, panics, hangs or returns NaN.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use waxwing_frontend::features::FeatureConfig;
 use waxwing_model::encoder::{Geometry, StateCache, StepRow};
@@ -37,6 +38,10 @@ pub trait StepModel: Send + Sync + 'static {
     /// Whether its second pass is judged by a text decoder where nobody says otherwise.
     fn has_text_decoder(&self) -> bool {
         false
+    }
+    /// Judges a usual utterance once, as its transcribers do, and says how much speech that is for; `None` where nothing is judged.
+    fn judge_once(&self) -> Option<Duration> {
+        None
     }
     /// Encoder frames of the state's last step, `(output_frames, dim) f32`, for its transcriber's text scorer; empty without one.
     fn tapped<'a>(&self, state: &'a StateCache) -> &'a [f32] {

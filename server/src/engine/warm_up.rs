@@ -87,11 +87,39 @@ pub(super) fn measure(model: &Arc<dyn StepModel>, options: &EngineOptions) -> Re
         batch_limit: 1,
         row_time,
     });
+    // Noise has no words, so no utterance has ended in it: what that costs is added.
+    let is_judged = request.transcriber.decoding.rescoring_weight > 0.0;
+    let judging = if is_judged {
+        time_judging(model.as_ref(), workers)?
+    } else {
+        0.0
+    };
     // Who sets the size knows why: a measurement on a busy machine does not change it.
     Ok(Warmth {
+        cost: found.cost + judging,
         batch_limit: batch_limit.unwrap_or(found.batch_limit).max(1),
         ..found
     })
+}
+
+/// Part of one worker that judging the utterances of a live stream takes while the other workers judge, too: of who speaks without a pause.
+fn time_judging(model: &dyn StepModel, workers: usize) -> Result<f64, StepFailed> {
+    let time = || {
+        // The first one touches memory for the first time.
+        model.judge_once()?;
+        let started = Instant::now();
+        let speech = model.judge_once()?;
+        Some(started.elapsed().as_secs_f64() / speech.as_secs_f64().max(1e-3))
+    };
+    let parts: Vec<Option<f64>> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(time)).collect();
+        let failed = |_| StepFailed("it panicked".into());
+        workers
+            .into_iter()
+            .map(|worker| worker.join().map_err(failed))
+            .collect::<Result<_, _>>()
+    })?;
+    Ok(parts.iter().flatten().sum::<f64>() / parts.len().max(1) as f64)
 }
 
 /// A model that cannot stream encodes a second of silence, to show that it can. It takes no part in the budget of speech.
