@@ -105,7 +105,7 @@ def transcribe(program, rate, clips, *settings):
     with tempfile.TemporaryDirectory() as folder:
         paths = []
         for i, (samples, _) in enumerate(clips):
-            paths.append(Path(folder) / f"{i:04d}.wav")
+            paths.append(Path(folder) / f"{i:04d}.flac")
             soundfile.write(paths[-1], np.clip(samples, -1, 1 - 1 / 32768), rate, subtype="PCM_16")
         out = Path(folder) / "out"
         out.mkdir()
