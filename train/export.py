@@ -1,7 +1,7 @@
 """Checkpoint -> model directory: ``config.json``, ``model.safetensors`` and ``tokens.txt``. The averaged weights and one head go in.
 
 Weights are f16; or, with ``--int8``, those of the linear layers are whole numbers of 8 bits with a scale for each row, half the size.
-With ``--decoder`` a text decoder of train_decoder.py goes in too, and its vocabulary beside it.
+With ``--listener`` a second listener of train_listener.py goes in too, and its vocabulary beside it.
 """
 
 import argparse
@@ -16,10 +16,7 @@ from data import Tokens
 from features import HOP, LEFT, LOG_FLOOR, N_FFT, NUM_MELS, RATE
 from model import DIM, HEADS, LEFT_CONTEXT, PERIOD, RIGHT_CONTEXT, SEGMENT
 
-TAP_LAYER = 4                                                  # Whisper's own layers, which a text decoder reads
-
-
-def config(num_layers, ffn, decoder=None):
+def config(num_layers, ffn, listener=None):
     made = {
         "format": 1, "id": "en-emformer", "architecture": "whisper-emformer", "language": "en", "sample_rate": RATE,
         "features": {"type": "streaming_log_mel", "num_mels": NUM_MELS, "n_fft": N_FFT, "hop": HOP, "left_padding": LEFT, "log_floor": LOG_FLOOR},
@@ -27,9 +24,8 @@ def config(num_layers, ffn, decoder=None):
                     "left_context_length": LEFT_CONTEXT, "right_context_length": RIGHT_CONTEXT, "max_memory_size": 0, "activation": "gelu",
                     "tanh_on_mem": False, "output_norm": "final", "position_period": PERIOD},
         "ctc": {"blank": 0}}
-    if decoder:
-        made["encoder"]["tap_layer"] = TAP_LAYER
-        made["text_decoder"] = decoder
+    if listener:
+        made["second_listener"] = listener
     return made | {"license": "MIT AND Apache-2.0"}
 
 
@@ -51,15 +47,37 @@ def rounded(state):
     return made
 
 
-def decoder_state(file):
-    """The averaged weights of a text decoder, and its sizes."""
+def second_listener(file):
+    """The averaged weights of a second listener: Whisper's encoder under our names, and the text decoder; and its sizes."""
     weights = torch.load(file, map_location="cpu", weights_only=False)["average"]
-    state = {f"text_decoder.{name}": without_key_bias(value) if name.endswith("key_value.bias") else value for name, value in weights.items()}
-    layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("layers."))
-    return state, {"num_layers": layers, "num_heads": HEADS, "ffn_dim": weights["layers.0.ffn.0.bias"].shape[0], "max_tokens": weights["positions"].shape[0]}
+    state = {}
+    for name, value in weights.items():
+        if not name.startswith("encoder."):
+            state[f"text_decoder.{name}"] = without_key_bias(value) if name.endswith("key_value.bias") else value
+    for name, value in listening_names({name[len("encoder."):]: value for name, value in weights.items() if name.startswith("encoder.")}):
+        state[f"utterance_encoder.{name}"] = without_key_bias(value) if name.endswith("key_value.bias") else value
+    count = lambda prefix: 1 + max(int(name[len(prefix):].split(".")[0]) for name in state if name.startswith(prefix))
+    ffn = lambda prefix: state[f"{prefix}0.ffn.0.bias"].shape[0]
+    encoder, decoder = "utterance_encoder.layers.", "text_decoder.layers."
+    return state, {
+        "encoder": {"dim": DIM, "num_layers": count(encoder), "num_heads": HEADS, "ffn_dim": ffn(encoder), "max_frames": PERIOD},
+        "decoder": {"num_layers": count(decoder), "num_heads": HEADS, "ffn_dim": ffn(decoder), "max_tokens": state["text_decoder.positions"].shape[0]}}
 
 
-def export(checkpoint, head, pieces, out, blank_bias=0.0, decoder=None, int8=False):
+def listening_names(weights):
+    """Whisper's layers as an Emformer's have them -> as the second listener's. Its last norm is the decoder's."""
+    parts = {"layer_norm_input": "self_norm", "attention.emb_to_query": "self_attention.query", "attention.emb_to_key_value": "self_attention.key_value",
+             "attention.out_proj": "self_attention.out", "pos_ff.0": "ffn_norm", "pos_ff.1": "ffn.0", "pos_ff.4": "ffn.3"}
+    for name, value in weights.items():
+        if name.startswith("stem."):
+            yield name[len("stem."):], value
+        elif name.startswith("emformer_layers."):
+            _, layer, part = name.split(".", 2)
+            part, kind = part.rsplit(".", 1)
+            yield f"layers.{layer}.{parts[part]}.{kind}", value
+
+
+def export(checkpoint, head, pieces, out, blank_bias=0.0, listener=None, int8=False):
     """Writes the model directory ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     weights = torch.load(checkpoint, map_location="cpu", weights_only=False)["average"]
@@ -76,10 +94,10 @@ def export(checkpoint, head, pieces, out, blank_bias=0.0, decoder=None, int8=Fal
             value = without_key_bias(value)
         state[name] = value
     sizes = None
-    if decoder:
-        more, sizes = decoder_state(decoder)
+    if listener:
+        more, sizes = second_listener(listener)
         state |= more
-        shutil.copy(decoder.parent / "text_tokens.txt", out)
+        shutil.copy(listener.parent / "text_tokens.txt", out)
     save_file(rounded(state) if int8 else {name: value.half().contiguous() for name, value in state.items()}, out / "model.safetensors")
     layers = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("emformer_layers."))
     (out / "config.json").write_text(json.dumps(config(layers, state["emformer_layers.0.pos_ff.1.bias"].shape[0], sizes), indent=2) + "\n")
@@ -93,7 +111,7 @@ if __name__ == "__main__":
     parser.add_argument("--head", default="characters", choices=["characters", "pieces"])
     parser.add_argument("--pieces", type=Path)
     parser.add_argument("--blank-bias", type=float, default=0.0, help="added to the blank's bias: below 0 for fewer deletions, chosen on a development set")
-    parser.add_argument("--decoder", type=Path, help="checkpoint of train_decoder.py")
+    parser.add_argument("--listener", type=Path, help="checkpoint of train_listener.py")
     parser.add_argument("--int8", action="store_true", help="whole numbers of 8 bits for the linear layers")
     options = parser.parse_args()
-    export(options.checkpoint, options.head, options.pieces, options.out, options.blank_bias, options.decoder, options.int8)
+    export(options.checkpoint, options.head, options.pieces, options.out, options.blank_bias, options.listener, options.int8)

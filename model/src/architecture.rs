@@ -20,7 +20,7 @@ use crate::loader::{Expected, Weights};
 use crate::module::Classes;
 use crate::module::EncoderModule;
 use crate::precision::Precision;
-use crate::text_decoder;
+use crate::second_listener;
 use crate::transducer::{self, TransducerEncoder, TransducerModule};
 use crate::vad::VadModule;
 
@@ -258,31 +258,18 @@ fn bare_module(config: &Config, weights: &Weights) -> Result<Box<dyn Module>, Mo
     })
 }
 
-/// Values of a frame behind the tapped layer; `None` for an encoder without one.
-pub(crate) fn tapped_dim(encoder: &EncoderConfig) -> Option<usize> {
-    match encoder {
-        EncoderConfig::Emformer(sizes) | EncoderConfig::WhisperEmformer(sizes) => {
-            sizes.tap_layer.map(|_| sizes.dim())
-        }
-        _ => None,
-    }
-}
-
-/// Every tensor that a model file without a text decoder must hold. The number of classes of a CTC head is the file's own unless it is given.
+/// Every tensor that a model file without a second listener must hold. The number of classes of a CTC head is the file's own unless it is given.
 pub fn expected_tensors(config: &Config, classes: Option<usize>) -> Vec<Expected> {
     let text = None;
     expected_with(config, Classes { head: classes, text })
 }
 
-/// As [`expected_tensors`], with those of a text decoder where the model has one.
+/// As [`expected_tensors`], with those of a second listener where the model has one.
 pub(crate) fn expected_with(config: &Config, classes: Classes) -> Vec<Expected> {
     let mut expected = encoder_tensors(&config.encoder);
-    if let (Some(sizes), Some(dim)) = (&config.text_decoder, tapped_dim(&config.encoder)) {
-        expected.extend(text_decoder::expected_tensors(
-            dim,
-            classes.text.unwrap_or(1),
-            sizes,
-        ));
+    if let (Some(sizes), Some(features)) = (&config.second_listener, &config.features) {
+        let (num_features, classes) = (features.num_features(), classes.text.unwrap_or(1));
+        expected.extend(second_listener::expected_tensors(num_features, classes, sizes));
     }
     let classes = classes.head;
     if let (Some(_), Some(classes), Some(geometry)) = (&config.ctc, classes, geometry(&config.encoder)) {

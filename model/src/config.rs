@@ -15,8 +15,9 @@ use crate::encoder::recurrent::{CellStackConfig, RecurrentConfig};
 use crate::encoder::sanm::SanmConfig;
 use crate::encoder::skim::{MemLstmConfig, SegLstmConfig, SkimConfig};
 use crate::error::ModelError;
-use crate::text_decoder::TextDecoderConfig;
+use crate::second_listener::SecondListenerConfig;
 use crate::transducer::RnntConfig;
+use crate::utterance_encoder;
 use crate::vad::VadConfig;
 
 /// The value of `format` that this release reads.
@@ -44,10 +45,10 @@ pub struct Config {
     /// Present when the model ends in a CTC head (tensors `head.weight` and `head.bias`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ctc: Option<CtcConfig>,
-    /// Present when a text decoder judges what a second pass finds (tensors `text_decoder.…`, vocabulary in `text_tokens.txt`). It reads the
-    /// encoder's frames behind its `tap_layer`.
+    /// Present when another network hears each utterance again at its end (tensors `utterance_encoder.…` and `text_decoder.…`, vocabulary in
+    /// `text_tokens.txt`).
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub text_decoder: Option<TextDecoderConfig>,
+    pub second_listener: Option<SecondListenerConfig>,
     /// Present when the model's outputs are probabilities that tell speech from silence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vad: Option<VadConfig>,
@@ -69,7 +70,7 @@ struct ConfigFile {
     sample_rate: u32,
     features: Option<FeatureConfig>,
     ctc: Option<CtcConfig>,
-    text_decoder: Option<TextDecoderConfig>,
+    second_listener: Option<SecondListenerConfig>,
     vad: Option<VadConfig>,
     license: Option<String>,
 }
@@ -88,7 +89,7 @@ impl TryFrom<ConfigFile> for Config {
             sample_rate: file.sample_rate,
             features: file.features,
             ctc: file.ctc,
-            text_decoder: file.text_decoder,
+            second_listener: file.second_listener,
             vad: file.vad,
             license: file.license,
         })
@@ -192,13 +193,21 @@ impl Config {
             format!("sample_rate: expected 8000 to 192000, found {}", self.sample_rate),
         );
         architecture::problems(&self.encoder, &mut require);
-        if let Some(text_decoder) = &self.text_decoder {
-            let tapped = architecture::tapped_dim(&self.encoder);
+        if let Some(second_listener) = &self.second_listener {
+            let subsampling = architecture::geometry(&self.encoder).map(|geometry| geometry.subsampling);
             require(
-                tapped.is_some() && self.ctc.is_some(),
-                "text_decoder: expected an Emformer with `tap_layer` and a CTC head in front of it".into(),
+                self.ctc.is_some() && subsampling == Some(utterance_encoder::SUBSAMPLING),
+                format!(
+                    "second_listener: expected an encoder with a CTC head and a frame for every {} feature frames in front of it",
+                    utterance_encoder::SUBSAMPLING
+                ),
             );
-            text_decoder.problems(tapped.unwrap_or(text_decoder.num_heads), &mut require);
+            let hears = matches!(&self.features, Some(FeatureConfig::StreamingLogMel(_)));
+            require(
+                hears,
+                "second_listener: expected features of the type streaming_log_mel".into(),
+            );
+            second_listener.problems(&mut require);
         }
         if let (Some(vad), Some(geometry)) = (&self.vad, architecture::geometry(&self.encoder)) {
             vad.problems(geometry.output_dim, &mut require);

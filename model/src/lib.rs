@@ -27,10 +27,13 @@ pub mod loader;
 pub mod model;
 pub mod module;
 pub mod precision;
+pub mod second_listener;
 pub mod text_decoder;
 pub mod tokens;
 pub mod transcript;
 pub mod transducer;
+mod transformer;
+pub mod utterance_encoder;
 pub mod vad;
 mod whole;
 

@@ -16,7 +16,8 @@ use crate::language_model::LanguageModel;
 use crate::loader::{self, WEIGHTS_FILE, Weights};
 use crate::module::classes;
 use crate::precision::Precision;
-use crate::text_decoder::{TextDecoder, TextVocabulary};
+use crate::second_listener::SecondListener;
+use crate::text_decoder::TextVocabulary;
 use crate::tokens::Tokens;
 use crate::transcript::{Decoding, TextScorer, Transcriber, TranscriberOptions};
 use crate::transducer::Networks;
@@ -26,7 +27,7 @@ use crate::whole::WholeEncoder;
 pub const CONFIG_FILE: &str = "config.json";
 /// Name of the classes' spellings in a model directory.
 pub const TOKENS_FILE: &str = "tokens.txt";
-/// Name of a text decoder's vocabulary in a model directory.
+/// Name of a second listener's vocabulary in a model directory.
 pub const TEXT_TOKENS_FILE: &str = "text_tokens.txt";
 /// Name of the language model in a model directory, in any form that [`LanguageModel::from_bytes`] reads. It may be missing.
 pub const LANGUAGE_MODEL_FILE: &str = "language_model.bin";
@@ -38,7 +39,7 @@ pub struct Parts<'a> {
     pub config_json: &'a str,
     /// [`TOKENS_FILE`].
     pub tokens_txt: &'a str,
-    /// [`TEXT_TOKENS_FILE`], for a model with a text decoder.
+    /// [`TEXT_TOKENS_FILE`], for a model with a second listener.
     pub text_tokens_txt: Option<&'a str>,
     /// [`WEIGHTS_FILE`].
     pub safetensors: &'a [u8],
@@ -60,7 +61,7 @@ pub struct Model {
     tokens: Arc<Tokens>,
     encoder: Executor,
     transducer: Option<Arc<Networks>>,
-    text_decoder: Option<Arc<TextDecoder>>,
+    second_listener: Option<Arc<SecondListener>>,
     language_model: Option<Arc<LanguageModel>>,
 }
 
@@ -141,7 +142,7 @@ impl Model {
         Ok(model)
     }
 
-    /// Builds a model without a text decoder from the contents of its three files.
+    /// Builds a model without a second listener from the contents of its three files.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] with every problem of all three.
@@ -240,17 +241,13 @@ impl Model {
                     EncoderConfig::EmformerRnnt(sizes) => Some(Arc::new(Networks::new(sizes, &weights)?)),
                     _ => None,
                 },
-                text_decoder: match (
-                    &config.text_decoder,
-                    vocabulary,
-                    architecture::tapped_dim(&config.encoder),
-                ) {
-                    (Some(sizes), Some(vocabulary), Some(dim)) => {
+                second_listener: match (&config.second_listener, vocabulary, &features) {
+                    (Some(sizes), Some(vocabulary), FeatureConfig::StreamingLogMel(mel)) => {
+                        // Whole numbers: the final waits for it, and it need not be exact to the last bit.
+                        let (hears, whole) = ((mel.num_mels, mel.lowest()), Precision::Int8);
                         let vocabulary = Arc::new(vocabulary);
-                        // Whole numbers: sessions wait for a judgement, and it need not be exact to the last bit.
-                        let whole = Precision::Int8;
-                        Some(Arc::new(TextDecoder::new(
-                            sizes, dim, vocabulary, &weights, whole,
+                        Some(Arc::new(SecondListener::new(
+                            sizes, hears, vocabulary, &weights, whole,
                         )?))
                     }
                     _ => None,
@@ -276,39 +273,35 @@ impl Model {
         self.language_model.as_ref()
     }
 
-    /// The text decoder that judges what a second pass finds, if there is one.
-    pub fn text_decoder(&self) -> Option<&Arc<TextDecoder>> {
-        self.text_decoder.as_ref()
+    /// The network that hears each utterance again at its end, if there is one.
+    pub fn second_listener(&self) -> Option<&Arc<SecondListener>> {
+        self.second_listener.as_ref()
     }
 
-    /// Judges a usual utterance once, as a second pass does at its end: 4 s of frames, eight texts of twelve tokens that have half of them in
-    /// common; says how much speech that is. `None` without a text decoder. For finding out what it costs.
+    /// Judges a usual utterance once, as a second pass does at its end: 4 s, sixteen texts of twelve words that have half of them in
+    /// common; says how much speech that is. `None` without a second listener. For finding out what it costs.
     pub fn judge_once(&self) -> Option<Duration> {
-        let decoder = self.text_decoder.as_ref()?;
+        let listener = self.second_listener.as_ref()?;
         let frames = (4.0 / self.output_frame_seconds()) as usize;
         // Not all alike: of constants a norm would make nothing.
-        let values = (0..frames * decoder.frame_len()).map(|index| (index % 17) as f32 / 17.0 - 0.5);
-        let memory = decoder.memory(&values.collect::<Vec<f32>>());
-        let letters = decoder.vocabulary().start();
-        let texts: Vec<Vec<u32>> = (0..8u32)
-            .map(|text| {
-                (0..12u32)
-                    .map(|at| (if at < 6 { at } else { at + 31 * text }) % letters)
-                    .collect()
-            })
-            .collect();
-        let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
-        std::hint::black_box(decoder.score(&memory, &texts));
+        let values = (0..frames * listener.frame_len()).map(|index| (index % 17) as f32 / 17.0 - 0.5);
+        let words = ["one", "two", "three", "four", "five", "six", "seven", "eight"];
+        let texts = (0..16).map(|text| {
+            let word = |at: usize| words[(at + if at < 6 { 0 } else { text }) % words.len()];
+            (0..12).map(word).collect::<Vec<_>>().join(" ")
+        });
+        let texts: Vec<String> = texts.collect();
+        std::hint::black_box(listener.judge(&values.collect::<Vec<f32>>(), &texts));
         Some(Duration::from_secs(4))
     }
 
-    /// How words are searched for where nobody says how: by a beam where the model has a language model, which only a beam hears, or a text
-    /// decoder, which judges a second pass; by the best path otherwise.
+    /// How words are searched for where nobody says how: by a beam where the model has a language model, which only a beam hears, or a second
+    /// listener, which judges a second pass; by the best path otherwise.
     pub fn default_decoding(&self) -> Decoding {
         if self.transducer.is_some() {
             Decoding::default()
-        } else if self.text_decoder.is_some() {
-            Decoding::with_text_decoder()
+        } else if self.second_listener.is_some() {
+            Decoding::with_second_listener()
         } else if self.language_model.is_some() {
             Decoding::with_language_model()
         } else {
@@ -423,19 +416,10 @@ impl Model {
                 self.language_model.clone(),
             )
             .with_text_scorer(
-                self.text_decoder
+                self.second_listener
                     .clone()
-                    .map(|decoder| decoder as Arc<dyn TextScorer>),
+                    .map(|listener| listener as Arc<dyn TextScorer>),
             ),
-        }
-    }
-
-    /// The encoder frames of a state's last step, `(output_frames, dim) f32`, for its transcriber's
-    /// [`accept_tapped`](Transcriber::accept_tapped); empty where nobody reads them.
-    pub fn tapped<'a>(&self, state: &'a StateCache) -> &'a [f32] {
-        match &self.encoder {
-            Executor::Steps(encoder) => encoder.tapped(state),
-            Executor::Whole(_) => &[],
         }
     }
 
@@ -445,9 +429,9 @@ impl Model {
             Some(networks) => Transcriber::max_transducer_state_bytes(&self.tokens, networks, decoding),
             None => {
                 let dim = self
-                    .text_decoder
+                    .second_listener
                     .as_ref()
-                    .map_or(0, |decoder| decoder.frame_len());
+                    .map_or(0, |listener| listener.frame_len());
                 Transcriber::max_state_bytes(&self.tokens, self.output_frame_seconds(), decoding, dim)
             }
         }
@@ -483,12 +467,12 @@ impl Model {
     }
 }
 
-/// The vocabulary of a text decoder, where the model has one.
+/// The vocabulary of a second listener, where the model has one.
 fn vocabulary(config: &Config, text: Option<&str>, problems: &mut Vec<String>) -> Option<TextVocabulary> {
-    config.text_decoder.as_ref()?;
+    config.second_listener.as_ref()?;
     let Some(text) = text else {
         problems.push(format!(
-            "{TEXT_TOKENS_FILE}: missing, a text decoder needs its vocabulary"
+            "{TEXT_TOKENS_FILE}: missing, a second listener needs its vocabulary"
         ));
         return None;
     };

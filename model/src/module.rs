@@ -84,7 +84,7 @@ pub fn load(directory: &Path) -> Result<Box<dyn Module>, ModelError> {
     architecture::module(&config, &weights)
 }
 
-/// Rows of the head and of the text decoder in a file, for a model that has them.
+/// Rows of the head and of a second listener in a file, for a model that has them.
 pub(crate) fn classes(config: &Config, safetensors: &[u8]) -> Classes {
     // What is missing is reported as such, for any number of classes.
     let rows = |name: &str| {
@@ -95,7 +95,7 @@ pub(crate) fn classes(config: &Config, safetensors: &[u8]) -> Classes {
     Classes {
         head: config.ctc.as_ref().map(|_| rows("head.weight")),
         text: config
-            .text_decoder
+            .second_listener
             .as_ref()
             .map(|_| rows("text_decoder.embedding.weight")),
     }
@@ -106,7 +106,7 @@ pub(crate) fn classes(config: &Config, safetensors: &[u8]) -> Classes {
 pub(crate) struct Classes {
     /// Of the CTC head.
     pub(crate) head: Option<usize>,
-    /// Of the text decoder.
+    /// Of a second listener's text decoder.
     pub(crate) text: Option<usize>,
 }
 

@@ -24,7 +24,7 @@ use crate::transducer::{Heard, Networks, Stage};
 pub use crate::ctc::{Decoding, DecodingError};
 pub use crate::endpoint::{Endpointing, EndpointingError, FinalDelay};
 pub use crate::hypothesis::{Alternative, EmittedToken, Utterance, Word};
-pub use rescoring::TextScorer;
+pub use rescoring::{Judgement, TextScorer};
 
 /// What a session can set, at its start and in mid-stream.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -162,26 +162,26 @@ impl Transcriber {
     /// Takes further output frames, `(frames, classes) f32` log-probs, or `(frames, encoding) f32` of a transducer, and appends the utterances that end in
     /// them. Any split of the same frames into calls gives the same finals.
     pub fn accept(&mut self, log_probs: &[f32], finals: &mut Vec<Utterance>) {
-        self.accept_tapped(log_probs, &[], finals);
+        self.accept_heard(log_probs, &[], finals);
     }
 
-    /// As [`accept`](Self::accept), with the encoder frames that belong to them, `(frames, dim) f32`: what a text scorer judges by. Without them
+    /// As [`accept`](Self::accept), with the features that each of them advances by, `(frames, values) f32`: what a text scorer hears. Without them
     /// nothing is judged.
-    pub fn accept_tapped(&mut self, log_probs: &[f32], tapped: &[f32], finals: &mut Vec<Utterance>) {
+    pub fn accept_heard(&mut self, log_probs: &[f32], features: &[f32], finals: &mut Vec<Utterance>) {
         let width = match &self.decoder {
             Decoder::Transducer(stage) => stage.frame_len(),
             Decoder::Greedy | Decoder::Beam(_) => self.tokens.len(),
         };
         debug_assert_eq!(log_probs.len() % width, 0, "log-probs must be whole frames");
-        let dim = self.encoded_dim();
-        let mut encoded = tapped.chunks_exact(dim.max(1));
+        let dim = self.heard_len();
+        let mut heard = features.chunks_exact(dim.max(1));
         for frame in log_probs.chunks_exact(width) {
-            let encoded = if dim > 0 {
-                encoded.next().unwrap_or_default()
+            let heard = if dim > 0 {
+                heard.next().unwrap_or_default()
             } else {
                 &[]
             };
-            self.accept_frame(frame, encoded);
+            self.accept_frame(frame, heard);
             finals.extend(self.end_if_over());
         }
     }
@@ -267,7 +267,7 @@ impl Transcriber {
 
     /// What was kept so far was kept for other settings: a change counts from the next utterance on.
     fn configure_second_pass(&mut self, decoding: &Decoding, fusion: Fusion) {
-        let encoded_dim = self.encoded_dim();
+        let heard_len = self.heard_len();
         let Decoder::Beam(search) = &self.decoder else {
             self.second_pass = None;
             return;
@@ -275,13 +275,13 @@ impl Transcriber {
         let (width, pruning) = (decoding.second_pass_width, decoding.pruning(self.frame));
         match &mut self.second_pass {
             _ if width <= decoding.beam_width => self.second_pass = None,
-            Some(second_pass) if second_pass.encoded_dim() == encoded_dim => {
+            Some(second_pass) if second_pass.heard_len() == heard_len => {
                 second_pass.reconfigure(width, pruning, fusion);
             }
             _ => {
                 let (now, sounding) = (self.frames_seen, search.sounding());
                 let made = second_pass(&self.tokens, decoding, self.frame, fusion.clone(), now, sounding);
-                let mut made = made.with_encoded(encoded_dim);
+                let mut made = made.with_heard(heard_len);
                 made.spoil();
                 self.second_pass = Some(Box::new(made));
             }
@@ -293,7 +293,7 @@ impl Transcriber {
         self.frames_seen
     }
 
-    fn accept_frame(&mut self, log_probs: &[f32], encoded: &[f32]) {
+    fn accept_frame(&mut self, log_probs: &[f32], heard: &[f32]) {
         if let Decoder::Transducer(stage) = &mut self.decoder {
             let mut settled = Vec::new();
             let (heard, has_changed) = stage.step(&self.tokens, log_probs, self.frames_seen, &mut settled);
@@ -327,7 +327,7 @@ impl Transcriber {
                     self.revision += 1;
                 }
                 if let Some(second_pass) = &mut self.second_pass {
-                    second_pass.keep(search.tried(), encoded);
+                    second_pass.keep(search.tried(), heard);
                 }
                 self.apply_settled();
                 self.move_second_pass();

@@ -10,7 +10,7 @@ use waxwing_model::hypothesis::{Evidence, join_tokens_found_with};
 use waxwing_model::language_model::LanguageModel;
 use waxwing_model::tokens::Tokens;
 use waxwing_model::transcript::{
-    Decoding, Endpointing, TextScorer, Transcriber, TranscriberOptions, Utterance,
+    Decoding, Endpointing, Judgement, TextScorer, Transcriber, TranscriberOptions, Utterance,
 };
 
 const FRAME_SECONDS: f64 = 0.04;
@@ -97,7 +97,8 @@ fn hotwords(texts: &[String], boost: f32) -> Arc<Hotwords> {
     Arc::new(Hotwords::new(&tokens(), &list).0)
 }
 
-/// Judges texts by their letters and by how much it was given to read: as good as at random, but always the same.
+/// Judges texts by their letters and by how much it was given to hear: as good as at random, but always the same. What it hears itself has little to do with
+/// what was said.
 struct Whimsical;
 
 impl TextScorer for Whimsical {
@@ -105,7 +106,7 @@ impl TextScorer for Whimsical {
         2
     }
 
-    fn score(&self, frames: &[f32], texts: &[String]) -> Vec<Option<f64>> {
+    fn judge(&self, frames: &[f32], texts: &[String]) -> Judgement {
         assert_eq!(frames.len() % 2, 0);
         let whim = |text: &String| {
             let start = frames.len() as u64;
@@ -116,10 +117,15 @@ impl TextScorer for Whimsical {
             })
         };
         let score = |text: &String| -((whim(text) % 30_000) as f64) / 1000.0;
-        texts
-            .iter()
-            .map(|text| (!text.contains("bb")).then(|| score(text)))
-            .collect()
+        let own = ["the ab", "", "a b b a", "nobody can spell this"].map(String::from);
+        let turned = texts.first().map(|text| text.split(' ').rev().collect::<Vec<_>>().join(" "));
+        Judgement {
+            log_probs: texts
+                .iter()
+                .map(|text| (!text.contains("bb")).then(|| score(text)))
+                .collect(),
+            found: own.into_iter().chain(turned).map(|text| (text.clone(), score(&text))).collect(),
+        }
     }
 }
 
@@ -216,11 +222,11 @@ fn listen(options: &TranscriberOptions, log_probs: &[f32], actions: &[(usize, Ac
         let (frames, action) = actions.next().expect("endless");
         let (now, later) = rest.split_at(frames.saturating_mul(NUM_CLASSES).min(rest.len()));
         rest = later;
-        let tapped: Vec<f32> = now
+        let features: Vec<f32> = now
             .chunks(NUM_CLASSES)
             .flat_map(|frame| [frame[0], frame[1]])
             .collect();
-        transcriber.accept_tapped(now, &tapped, &mut heard.finals);
+        transcriber.accept_heard(now, &features, &mut heard.finals);
         heard.partials.extend(transcriber.partial());
         match action {
             Action::Nothing => {}
@@ -416,7 +422,7 @@ proptest! {
         let scorer: Arc<dyn TextScorer> = Arc::new(Whimsical);
         let mut transcriber =
             Transcriber::new(tokens(), FRAME_SECONDS, options.clone()).with_text_scorer(Some(scorer));
-        let tapped: Vec<f32> = log_probs.chunks(NUM_CLASSES).flat_map(|frame| [frame[0], frame[1]]).collect();
+        let features: Vec<f32> = log_probs.chunks(NUM_CLASSES).flat_map(|frame| [frame[0], frame[1]]).collect();
         // The bound for the longest utterances, scaled to the ones of this session: all but what is settled by time.
         let decoding = Decoding { settle_ms: 15 * options.decoding.settle_ms, ..options.decoding };
         let first_pass = Decoding { second_pass_width: 0, ..decoding };
@@ -425,7 +431,7 @@ proptest! {
         let kept = at_true_rate(&decoding) - at_true_rate(&first_pass);
         let bound = kept + Transcriber::max_state_bytes(&tokens(), FRAME_SECONDS * 60_000.0 / 4_000.0, &first_pass, 2);
         for _ in 0..20 {
-            transcriber.accept_tapped(&log_probs, &tapped, &mut Vec::new());
+            transcriber.accept_heard(&log_probs, &features, &mut Vec::new());
             prop_assert!(transcriber.state_bytes() <= bound, "{} > {bound}", transcriber.state_bytes());
         }
     }

@@ -1,4 +1,4 @@
-//! The shipped model's text decoder on real speech: it reads what the encoder's tap gives, and its judgement reaches the finals.
+//! The shipped model's second listener on real speech: it knows what was said, and its judgement reaches the finals.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
@@ -11,13 +11,13 @@ use waxwing_frontend::{Frontend, FrontendConfig};
 use waxwing_model::Model;
 use waxwing_model::encoder::StepRow;
 use waxwing_model::model::{Parts, TEXT_TOKENS_FILE};
-use waxwing_model::transcript::{Decoding, TextScorer, TranscriberOptions, Utterance};
+use waxwing_model::transcript::{Decoding, Judgement, TextScorer, TranscriberOptions, Utterance};
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("pretrained/en-emformer")
 }
 
-/// What the model gives for each step of a recording: log-probs and tapped frames.
+/// What the model gives for each step of a recording: log-probs, and the features of its output frames.
 fn heard(model: &Model) -> Vec<(Vec<f32>, Vec<f32>)> {
     let clip = Path::new(env!("CARGO_MANIFEST_DIR")).join("../web/sample.flac");
     let limits = DecodeLimits::default();
@@ -49,7 +49,8 @@ fn heard(model: &Model) -> Vec<(Vec<f32>, Vec<f32>)> {
                 output: &mut output,
             }])
             .unwrap();
-        steps.push((output, model.tapped(&state).to_vec()));
+        let values = geometry.segment_frames * geometry.num_features;
+        steps.push((output, features[steps.len() * values..][..values].to_vec()));
     }
 }
 
@@ -60,8 +61,8 @@ fn finals(model: &Model, steps: &[(Vec<f32>, Vec<f32>)], decoding: Decoding) -> 
     };
     let mut transcriber = model.transcriber(options);
     let mut finals = Vec::new();
-    for (log_probs, tapped) in steps {
-        transcriber.accept_tapped(log_probs, tapped, &mut finals);
+    for (log_probs, features) in steps {
+        transcriber.accept_heard(log_probs, features, &mut finals);
         assert!(transcriber.state_bytes() <= model.max_transcriber_bytes(&decoding));
     }
     finals.extend(transcriber.finish());
@@ -69,12 +70,12 @@ fn finals(model: &Model, steps: &[(Vec<f32>, Vec<f32>)], decoding: Decoding) -> 
 }
 
 #[test]
-fn the_text_decoder_knows_what_was_said() {
+fn the_second_listener_knows_what_was_said() {
     let model = Model::load(&directory()).unwrap();
-    let decoder = model.text_decoder().unwrap();
+    let listener = model.second_listener().unwrap();
     let steps = heard(&model);
-    let frames: Vec<f32> = steps.iter().flat_map(|(_, tapped)| tapped).copied().collect();
-    assert_eq!(frames.len() % decoder.frame_len(), 0);
+    let frames: Vec<f32> = steps.iter().flat_map(|(_, features)| features).copied().collect();
+    assert_eq!(frames.len() % listener.frame_len(), 0);
     let said: Vec<String> = finals(&model, &steps, model.default_decoding())
         .iter()
         .flat_map(|last| &last.words)
@@ -87,7 +88,8 @@ fn the_text_decoder_knows_what_was_said() {
     let (first, second) = said.split_at(said.len() / 2);
     let turned = [second, first].concat().join(" ");
     let texts = [right, backwards.join(" "), turned, "\u{4f60}".into()];
-    let scores = TextScorer::score(decoder.as_ref(), &frames, &texts);
+    let Judgement { log_probs: scores, found } = listener.judge(&frames, &texts);
+    assert!(found.iter().any(|(text, _)| *text == texts[0]), "{found:?}");
     let [Some(right), others @ ..] = scores.as_slice() else {
         unreachable!("{scores:?}");
     };
@@ -115,8 +117,8 @@ fn words_are_stable_behind_the_judgement_and_sooner_without_it() {
         };
         let mut transcriber = model.transcriber(options);
         let (mut finals, mut partials) = (Vec::new(), Vec::new());
-        for (log_probs, tapped) in &steps {
-            transcriber.accept_tapped(log_probs, tapped, &mut finals);
+        for (log_probs, features) in &steps {
+            transcriber.accept_heard(log_probs, features, &mut finals);
             partials.extend(transcriber.partial());
         }
         finals.extend(transcriber.finish());
@@ -136,7 +138,7 @@ fn words_are_stable_behind_the_judgement_and_sooner_without_it() {
 }
 
 #[test]
-fn a_text_decoder_without_its_vocabulary_is_refused() {
+fn a_second_listener_without_its_vocabulary_or_a_head_is_refused() {
     let read = |name: &str| std::fs::read(directory().join(name)).unwrap();
     let (config, tokens, weights) = (read("config.json"), read("tokens.txt"), read("model.safetensors"));
     let parts = Parts {
@@ -153,16 +155,16 @@ fn a_text_decoder_without_its_vocabulary_is_refused() {
         error.contains(TEXT_TOKENS_FILE) && error.contains("missing"),
         "{error}"
     );
-    let untapped = parts.config_json.replace(",\n    \"tap_layer\": 4", "");
-    assert_ne!(untapped, parts.config_json);
+    let headless = parts.config_json.replace("\"ctc\": {\n    \"blank\": 0\n  },", "");
+    assert_ne!(headless, parts.config_json);
     let parts = Parts {
-        config_json: &untapped,
+        config_json: &headless,
         text_tokens_txt: Some("a"),
         ..parts
     };
     let error = load(&parts).unwrap_err().to_string();
     assert!(
-        error.contains("text_decoder: expected an Emformer with `tap_layer`"),
+        error.contains("second_listener: expected an encoder with a CTC head"),
         "{error}"
     );
 }

@@ -150,16 +150,12 @@ impl StepModel for Model {
         self.language_model().is_some()
     }
 
-    fn has_text_decoder(&self) -> bool {
-        self.text_decoder().is_some()
+    fn has_second_listener(&self) -> bool {
+        self.second_listener().is_some()
     }
 
     fn judge_once(&self) -> Option<Duration> {
         Self::judge_once(self)
-    }
-
-    fn tapped<'a>(&self, state: &'a StateCache) -> &'a [f32] {
-        Self::tapped(self, state)
     }
 
     fn transcriber(&self, options: TranscriberOptions) -> Transcriber {

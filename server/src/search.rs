@@ -40,9 +40,9 @@ impl Wanted<'_> {
             remarks.push("`language_model_weight` needs a `beam_width` above 1".to_owned());
         }
         let is_judged = self.decoding.rescoring_weight.is_some_and(|weight| weight > 0.0);
-        if is_judged && !model.has_text_decoder() {
+        if is_judged && !model.has_second_listener() {
             remarks.push(format!(
-                "`rescoring_weight`: the model `{}` has no text decoder",
+                "`rescoring_weight`: the model `{}` has no second listener",
                 model.id()
             ));
         } else if is_judged && decoding.second_pass_width <= decoding.beam_width {

@@ -41,6 +41,18 @@ impl Default for StreamingLogMelConfig {
     }
 }
 
+impl StreamingLogMelConfig {
+    /// The lowest value of a feature: silence.
+    pub fn lowest(&self) -> f32 {
+        scaled(self.log_floor)
+    }
+}
+
+/// Whisper's scale: four decades are 1.
+fn scaled(energy: f32) -> f32 {
+    (energy.log10() + 4.0) / 4.0
+}
+
 /// The extractor; see the [module](self) for what it computes.
 #[derive(Debug)]
 pub struct StreamingLogMel {
@@ -110,7 +122,7 @@ impl FeatureExtractor for StreamingLogMel {
                 let power = spectrum.compute();
                 features.extend(
                     bank.energies(power)
-                        .map(|energy| (energy.max(*log_floor).log10() + 4.0) / 4.0),
+                        .map(|energy| scaled(energy.max(*log_floor))),
                 );
                 *frames_emitted += 1;
             })

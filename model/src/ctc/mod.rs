@@ -5,6 +5,7 @@
 //! "Connectionist Temporal Classification", ICML 2006, §3.1). [`GreedyDecoder`] follows the best path;
 //! [`PrefixBeam`] sums over all paths of the most probable spellings, and lets a [`Scorer`] have its say.
 
+mod align;
 mod batched;
 mod beam;
 mod fusion;

@@ -24,8 +24,8 @@ pub struct Decoding {
     /// Width of a second search, when an utterance ends, of what is not stable by then; without effect unless it is above `beam_width`, and
     /// without a beam. 0: none.
     pub second_pass_width: usize,
-    /// What the natural log-probability of a text in the model's text decoder is multiplied by, which judges what the second pass finds; 0
-    /// leaves it out. It has no effect without a second pass, or where the model has no text decoder.
+    /// What the natural log-probability of a text by the model's second listener is multiplied by, which judges what the second pass finds; 0
+    /// leaves it out. It has no effect without a second pass, or where the model has no second listener.
     pub rescoring_weight: f32,
     /// What the natural log-probability of a word in the language model is multiplied by; 0 is no language model.
     pub language_model_weight: f32,
@@ -92,10 +92,10 @@ impl Decoding {
         }
     }
 
-    /// What is used where a model has a text decoder. See `docs/decoding.md` for the figures behind it.
-    pub fn with_text_decoder() -> Self {
+    /// What is used where a model has a second listener. See `docs/decoding.md` for the figures behind it.
+    pub fn with_second_listener() -> Self {
         Self {
-            rescoring_weight: 0.5,
+            rescoring_weight: 1.5,
             ..Self::with_language_model()
         }
     }

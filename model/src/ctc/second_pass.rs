@@ -4,7 +4,7 @@
 //! wide one, but only behind the words that were called stable: they never change. So this keeps the log-probs of the frames behind the last stable
 //! word, as far as the first pass tried their classes, and searches them once more: from that word's end on, with what the scorer knows of all words before.
 //!
-//! Where another network judges what is found (see [`crate::transcript::TextScorer`]), the encoder's frames are kept beside them, and a little of
+//! Where another network judges what is found (see [`crate::transcript::TextScorer`]), the features are kept beside them, and a little of
 //! what came before the first word.
 //!
 //! **Bounds.** At most [`SecondPass::SPAN`] of frames is kept, and width times frames never exceeds [`SecondPass::WORK`]; an utterance that needs
@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use half::f16;
 
+use super::align::align;
 use super::beam::{BeamHypothesis, PrefixBeam};
 use super::options::Pruning;
 use super::scorer::Scorer;
@@ -51,10 +52,10 @@ pub(crate) struct SecondPass<S: Scorer> {
     classes: Vec<(u32, f32)>,
     /// Where each frame's classes end.
     ends: Vec<u32>,
-    /// Values of an encoder frame; 0 where none are kept.
-    encoded_dim: usize,
-    /// The encoder's frames: those of `ends`, and before them up to [`LEAD`](Self::LEAD).
-    encoded: Vec<f16>,
+    /// Values of the features of an output frame; 0 where none are kept.
+    heard_len: usize,
+    /// Features of the frames: those of `ends`, and before them up to [`LEAD`](Self::LEAD).
+    heard: Vec<f16>,
     /// Words of the open utterance that lie before the beginning.
     num_words: usize,
     /// What is kept is not all that is needed; so until the next stable word.
@@ -68,9 +69,9 @@ impl<S: Scorer + Clone> SecondPass<S> {
     pub(crate) const SPAN: Duration = Duration::from_secs(10);
     /// Frames times width that a second pass searches at most.
     pub(crate) const WORK: usize = 16_000;
-    /// Encoder frames kept from before the first word: a class is most probable some time after its sound began.
+    /// Frames kept from before the first word: a class is most probable some time after its sound began.
     const LEAD: usize = 25;
-    /// Encoder frames behind the last token that belong to its sound.
+    /// Frames behind the last token that belong to its sound.
     const TAIL: usize = 15;
 
     /// For a first pass that stands at output frame `frame`, `last` its sounding token.
@@ -99,22 +100,22 @@ impl<S: Scorer + Clone> SecondPass<S> {
             scorer,
             classes: Vec::new(),
             ends: Vec::new(),
-            encoded_dim: 0,
-            encoded: Vec::new(),
+            heard_len: 0,
+            heard: Vec::new(),
             num_words: 0,
             is_incomplete: false,
             is_spoilt: false,
         }
     }
 
-    /// Has encoder frames of so many values kept as well.
-    pub(crate) fn with_encoded(mut self, dim: usize) -> Self {
-        self.encoded_dim = dim;
+    /// Has features of so many values for each frame kept as well.
+    pub(crate) fn with_heard(mut self, dim: usize) -> Self {
+        self.heard_len = dim;
         self
     }
 
-    /// Keeps a frame: the classes that the first pass tried in it, and the encoder's frame where these are kept.
-    pub(crate) fn keep(&mut self, tried: impl Iterator<Item = (u32, f32)>, encoded: &[f32]) {
+    /// Keeps a frame: the classes that the first pass tried in it, and its features where these are kept.
+    pub(crate) fn keep(&mut self, tried: impl Iterator<Item = (u32, f32)>, heard: &[f32]) {
         if self.is_incomplete {
             return;
         }
@@ -125,8 +126,8 @@ impl<S: Scorer + Clone> SecondPass<S> {
         }
         self.classes.extend(tried);
         self.ends.push(self.classes.len() as u32);
-        if encoded.len() == self.encoded_dim {
-            self.encoded.extend(encoded.iter().copied().map(f16::from_f32));
+        if heard.len() == self.heard_len {
+            self.heard.extend(heard.iter().copied().map(f16::from_f32));
         } else {
             self.is_spoilt = true;
         }
@@ -135,7 +136,7 @@ impl<S: Scorer + Clone> SecondPass<S> {
     fn clear(&mut self) {
         self.classes.clear();
         self.ends.clear();
-        self.encoded.clear();
+        self.heard.clear();
     }
 
     /// Frames that are kept.
@@ -153,33 +154,33 @@ impl<S: Scorer + Clone> SecondPass<S> {
         self.is_spoilt || self.is_incomplete
     }
 
-    /// Values of an encoder frame; 0 where none are kept.
-    pub(crate) fn encoded_dim(&self) -> usize {
-        self.encoded_dim
+    /// Values of the features of an output frame; 0 where none are kept.
+    pub(crate) fn heard_len(&self) -> usize {
+        self.heard_len
     }
 
-    /// The encoder's frames of all that is kept, `(frames, dim) f32`, silence behind output frame `end` left out. Allocates.
-    pub(crate) fn encoded(&self, end: u64) -> Vec<f32> {
+    /// The features of all that is kept, `(frames, values) f32`, silence behind output frame `end` left out. Allocates.
+    pub(crate) fn heard(&self, end: u64) -> Vec<f32> {
         let spoken = usize::try_from(end.saturating_sub(self.beginning.frame)).unwrap_or(usize::MAX);
         let frames = (self.lead() + spoken).saturating_add(Self::TAIL);
-        let values = frames.saturating_mul(self.encoded_dim).min(self.encoded.len());
-        self.encoded
+        let values = frames.saturating_mul(self.heard_len).min(self.heard.len());
+        self.heard
             .iter()
             .take(values)
             .map(|value| value.to_f32())
             .collect()
     }
 
-    /// Encoder frames from before the beginning.
+    /// Frames from before the beginning.
     fn lead(&self) -> usize {
-        (self.encoded.len() / self.encoded_dim.max(1)).saturating_sub(self.ends.len())
+        (self.heard.len() / self.heard_len.max(1)).saturating_sub(self.ends.len())
     }
 
     /// Nothing is open at `frame`, and nothing has been said since the beginning: it moves here.
     pub(crate) fn nothing_yet(&mut self, frame: u64) {
         if self.num_words == 0 && !self.is_spoilt {
-            let lead = Self::LEAD * self.encoded_dim;
-            self.encoded.drain(..self.encoded.len().saturating_sub(lead));
+            let lead = Self::LEAD * self.heard_len;
+            self.heard.drain(..self.heard.len().saturating_sub(lead));
             self.classes.clear();
             self.ends.clear();
             self.is_incomplete = false;
@@ -308,11 +309,56 @@ impl<S: Scorer + Clone> SecondPass<S> {
         found
     }
 
+    /// The way on from the last stable word that spells `text`, which somebody else found, scored as those of [`n_best`](Self::n_best) are. `None` where there is no
+    /// second pass, or the frames have no room for such words. Allocates.
+    pub(crate) fn spelled(&self, text: &str) -> Option<BeamHypothesis> {
+        if self.is_lost() {
+            return None;
+        }
+        let beginning = &self.beginning;
+        let sounding = beginning.last.filter(|_| beginning.is_sounding);
+        let begins = [0].iter().chain(&self.ends);
+        let frames = begins.zip(&self.ends);
+        let frames = frames.map(|(&from, &end)| self.classes.get(from as usize..end as usize).unwrap_or_default());
+        let aligned = align(&self.tokens, text, sounding, beginning.frame, frames)?;
+        let scored = self.scored(&aligned.tokens);
+        Some(BeamHypothesis {
+            tokens: aligned.tokens,
+            score: aligned.log_prob + scored,
+            scored,
+        })
+    }
+
+    /// What the scorer adds for these tokens behind the beginning, if the utterance ends behind them.
+    fn scored(&self, tokens: &[EmittedToken]) -> f64 {
+        let (mut scored, mut state) = (0.0, self.beginning.state);
+        let mut word = self.beginning.word.clone();
+        let tell = |state: &mut S::State, word: &mut String| {
+            let (said, next) = match word.as_str() {
+                "" => return 0.0,
+                word => self.scorer.word(state, word),
+            };
+            word.clear();
+            *state = next;
+            f64::from(said)
+        };
+        for token in tokens {
+            if self.tokens.begins_word(token.id) {
+                scored += tell(&mut state, &mut word);
+            }
+            let (said, next) = self.scorer.token(&state, token.id);
+            scored += f64::from(said);
+            state = next;
+            word.push_str(self.tokens.spelling(token.id));
+        }
+        scored + tell(&mut state, &mut word) + f64::from(self.scorer.end(&state))
+    }
+
     /// Bytes on the heap.
     pub(crate) fn heap_bytes(&self) -> usize {
         self.classes.capacity() * size_of::<(u32, f32)>()
             + self.ends.capacity() * size_of::<u32>()
-            + self.encoded.capacity() * size_of::<f16>()
+            + self.heard.capacity() * size_of::<f16>()
             + self.beginning.word.capacity()
     }
 
@@ -321,14 +367,14 @@ impl<S: Scorer + Clone> SecondPass<S> {
         tokens: &Tokens,
         pruning: &Pruning,
         frame_duration: Duration,
-        encoded_dim: usize,
+        heard_len: usize,
     ) -> usize {
         let classes = pruning.max_tokens.min(tokens.len());
         let frames = most_frames(frame_duration);
         let each = classes * size_of::<(u32, f32)>() + size_of::<u32>();
         let word = tokens.longest_spelling().saturating_mul(frames);
-        let encoded = (frames + Self::LEAD).saturating_mul(encoded_dim * size_of::<f16>());
-        let kept = frames.saturating_mul(each).saturating_add(encoded);
+        let heard = (frames + Self::LEAD).saturating_mul(heard_len * size_of::<f16>());
+        let kept = frames.saturating_mul(each).saturating_add(heard);
         kept.saturating_add(word).saturating_mul(2)
     }
 
@@ -345,8 +391,8 @@ impl<S: Scorer + Clone> SecondPass<S> {
         let Some(gone) = count.checked_sub(1).and_then(|last| self.ends.get(last).copied()) else {
             return;
         };
-        let heard = ((self.lead() + count) * self.encoded_dim).min(self.encoded.len());
-        self.encoded.drain(..heard);
+        let heard = ((self.lead() + count) * self.heard_len).min(self.heard.len());
+        self.heard.drain(..heard);
         self.classes.drain(..gone as usize);
         self.ends.drain(..count);
         for end in &mut self.ends {

@@ -125,10 +125,6 @@ impl StreamingEncoder for WithHead {
         self.encoder.reset(state);
     }
 
-    fn tapped<'a>(&self, state: &'a StateCache) -> &'a [f32] {
-        self.encoder.tapped(state)
-    }
-
     fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), ModelError> {
         self.encoder.step(rows)?;
         self.scratch.with(|scratch| {

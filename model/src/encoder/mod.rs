@@ -107,13 +107,6 @@ pub trait StreamingEncoder: Send + Sync {
         state.steps = 0;
     }
 
-    /// What the last step's segment was between two layers, `(output_frames, dim) f32`: what another network reads of it, such as a
-    /// [text decoder](crate::text_decoder). Empty for an encoder that is not tapped.
-    fn tapped<'a>(&self, state: &'a StateCache) -> &'a [f32] {
-        let _ = state;
-        &[]
-    }
-
     /// Advances every row by one segment: compact, in any order, sessions of any age together. A row's output and
     /// state do not depend on the other rows, not even when those hold NaN (promise I3: within 1e-4).
     ///

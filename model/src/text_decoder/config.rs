@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::loader::Expected;
+use crate::transformer::{affine, attention_tensors, expected_tensors as layer_tensors};
 
 /// Sizes of a text decoder. Its width is the encoder's, its classes are the vocabulary's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,25 +60,15 @@ pub fn expected_tensors(dim: usize, classes: usize, config: &TextDecoderConfig) 
         (name("embedding.weight"), vec![classes, dim]),
         (name("positions"), vec![config.max_tokens, dim]),
     ];
-    let mut layer = |of: &str, outputs: usize, inputs: Option<usize>| {
-        let shape = [Some(outputs), inputs].into_iter().flatten().collect();
-        expected.push((name(&format!("{of}.weight")), shape));
-        expected.push((name(&format!("{of}.bias")), vec![outputs]));
-    };
-    layer("input_norm", dim, None);
-    for index in 0..config.num_layers {
-        for kind in ["self", "cross"] {
-            layer(&format!("layers.{index}.{kind}_norm"), dim, None);
-            let attention = format!("layers.{index}.{kind}_attention");
-            layer(&format!("{attention}.query"), dim, Some(dim));
-            layer(&format!("{attention}.key_value"), 2 * dim, Some(dim));
-            layer(&format!("{attention}.out"), dim, Some(dim));
-        }
-        layer(&format!("layers.{index}.ffn_norm"), dim, None);
-        layer(&format!("layers.{index}.ffn.0"), config.ffn_dim, Some(dim));
-        layer(&format!("layers.{index}.ffn.3"), dim, Some(config.ffn_dim));
+    for norm in ["input_norm", "norm"] {
+        expected.extend(affine(&name(norm), dim, None));
     }
-    layer("norm", dim, None);
+    for index in 0..config.num_layers {
+        let layer = name(&format!("layers.{index}."));
+        expected.extend(layer_tensors(&layer, dim, config.ffn_dim));
+        expected.extend(affine(&format!("{layer}cross_norm"), dim, None));
+        expected.extend(attention_tensors(&format!("{layer}cross_attention"), dim));
+    }
     expected
 }
 

@@ -1,15 +1,11 @@
 //! The layers: what a token's row becomes, given the tokens before it and an utterance's frames.
 
-use crate::config::Activation;
-use crate::encoder::kernels::{
-    Instructions, Linear, Mixture, Norm, Rows, Scores, activate, log_softmax_rows, softmax_rows,
-};
+use crate::encoder::kernels::{Linear, Norm, Rows, log_softmax_rows};
 use crate::error::ModelError;
-use crate::loader::Weights;
-use crate::precision::Precision;
+use crate::transformer::{FeedForward, Heads, Parts, SelfAttention};
 
-use super::config::{TextDecoderConfig, name};
-use super::{GROUP_ROWS, Memory, TextDecoder, norm};
+use super::config::TextDecoderConfig;
+use super::{GROUP_ROWS, Memory, TextDecoder};
 
 /// Rows of log-probs that are made at a time: whole rows of thousands of classes.
 const LOG_PROB_ROWS: usize = 32;
@@ -18,62 +14,29 @@ const LOG_PROB_ROWS: usize = 32;
 const NODES_KEPT: usize = 1024;
 
 pub(super) struct Layer {
-    self_norm: Norm,
-    /// Queries (already scaled), keys, values side by side.
-    query_key_value: Linear,
-    self_out: Linear,
+    attention: SelfAttention,
     cross_norm: Norm,
     /// Already scaled.
     cross_query: Linear,
     cross_key_value: Linear,
     cross_out: Linear,
-    ffn_norm: Norm,
-    expand: Linear,
-    contract: Linear,
+    ffn: FeedForward,
 }
 
 impl Layer {
     pub(super) fn new(
         config: &TextDecoderConfig,
+        heads: &Heads,
         dim: usize,
-        index: usize,
-        weights: &Weights,
-        precision: Precision,
+        parts: &Parts<'_>,
     ) -> Result<Self, ModelError> {
-        let own = |part: &str| format!("layers.{index}.{part}");
-        let values = |part: &str, kind: &str| weights.values(&name(&format!("{}.{kind}", own(part))));
-        let scale = ((dim / config.num_heads) as f32).powf(-0.5);
-        let queries = |attention: &str, kind: &str| -> Result<Vec<f32>, ModelError> {
-            let mut values = values(&format!("{attention}.query"), kind)?;
-            values.iter_mut().for_each(|value| *value *= scale);
-            Ok(values)
-        };
-        let joined = |kind: &str| -> Result<Vec<f32>, ModelError> {
-            let mut joined = queries("self_attention", kind)?;
-            joined.extend(values("self_attention.key_value", kind)?);
-            Ok(joined)
-        };
-        let pack = |weight: Vec<f32>, bias: Vec<f32>, inputs: usize| {
-            Linear::with_precision(&weight, bias, inputs, precision)
-        };
-        let linear = |part: &str, inputs: usize| -> Result<Linear, ModelError> {
-            Ok(pack(values(part, "weight")?, values(part, "bias")?, inputs))
-        };
         Ok(Self {
-            self_norm: norm(weights, &own("self_norm"))?,
-            query_key_value: pack(joined("weight")?, joined("bias")?, dim),
-            self_out: linear("self_attention.out", dim)?,
-            cross_norm: norm(weights, &own("cross_norm"))?,
-            cross_query: pack(
-                queries("cross_attention", "weight")?,
-                queries("cross_attention", "bias")?,
-                dim,
-            ),
-            cross_key_value: linear("cross_attention.key_value", dim)?,
-            cross_out: linear("cross_attention.out", dim)?,
-            ffn_norm: norm(weights, &own("ffn_norm"))?,
-            expand: linear("ffn.0", dim)?,
-            contract: linear("ffn.3", config.ffn_dim)?,
+            attention: SelfAttention::new(parts, heads)?,
+            cross_norm: parts.norm("cross_norm")?,
+            cross_query: parts.query("cross_attention", heads)?,
+            cross_key_value: parts.linear("cross_attention.key_value", dim)?,
+            cross_out: parts.linear("cross_attention.out", dim)?,
+            ffn: FeedForward::new(parts, dim, config.ffn_dim)?,
         })
     }
 
@@ -88,15 +51,8 @@ impl Layer {
 
     /// All but attention itself.
     pub(super) fn products_per_token(&self) -> u64 {
-        let linears = [
-            &self.query_key_value,
-            &self.self_out,
-            &self.cross_query,
-            &self.cross_out,
-            &self.expand,
-            &self.contract,
-        ];
-        linears.iter().map(|linear| linear.products() as u64).sum()
+        let cross = self.cross_query.products() + self.cross_out.products();
+        self.attention.products() + self.ffn.products() + cross as u64
     }
 }
 
@@ -221,23 +177,18 @@ impl TextDecoder {
         scratch.normed.resize(rows * dim, 0.0);
         scratch.attended.resize(rows * dim, 0.0);
         for (index, layer) in self.layers.iter().enumerate() {
-            layer.self_norm.apply(&scratch.stream, &mut scratch.normed);
+            layer.attention.norm.apply(&scratch.stream, &mut scratch.normed);
             self.attend_to_text(index, scratch, begin, rows);
             layer
-                .self_out
+                .attention
+                .out
                 .apply_adding(rows, &scratch.attended, &mut scratch.stream);
             layer.cross_norm.apply(&scratch.stream, &mut scratch.normed);
             self.attend_to_frames(index, memory, scratch, rows);
             layer
                 .cross_out
                 .apply_adding(rows, &scratch.attended, &mut scratch.stream);
-            layer.ffn_norm.apply(&scratch.stream, &mut scratch.normed);
-            scratch.hidden.resize(rows * self.config.ffn_dim, 0.0);
-            layer.expand.apply(rows, &scratch.normed, &mut scratch.hidden);
-            activate(&mut scratch.hidden, Activation::Gelu);
-            layer
-                .contract
-                .apply_adding(rows, &scratch.hidden, &mut scratch.stream);
+            layer.ffn.apply(rows, &mut scratch.stream, &mut scratch.normed, &mut scratch.hidden);
         }
     }
 
@@ -247,9 +198,8 @@ impl TextDecoder {
         let held = &mut scratch.tree.layers[index];
         let projected = &mut scratch.projected;
         projected.resize(rows * 3 * dim, 0.0);
-        self.layers[index]
-            .query_key_value
-            .apply(rows, &scratch.normed, projected);
+        let attention = &self.layers[index].attention;
+        attention.query_key_value.apply(rows, &scratch.normed, projected);
         for row in projected.chunks_exact(3 * dim) {
             held.extend_from_slice(&row[dim..]);
         }
@@ -263,8 +213,8 @@ impl TextDecoder {
                 scratch.path.extend_from_slice(&held[node * 2 * dim..][..2 * dim]);
                 next = scratch.tree.nodes[node].parent;
             }
-            self.heads()
-                .attend(&row[..dim], &scratch.path, &mut scratch.scores, attended);
+            let path = side_by_side(&scratch.path, dim);
+            self.heads.attend((row, 3 * dim), path, &mut scratch.scores, attended);
         }
     }
 
@@ -275,73 +225,17 @@ impl TextDecoder {
         self.layers[index]
             .cross_query
             .apply(rows, &scratch.normed, projected);
-        self.heads().attend(
-            projected,
-            &memory.layers[index],
-            &mut scratch.scores,
-            &mut scratch.attended,
-        );
-    }
-
-    fn heads(&self) -> Heads {
-        Heads {
-            dim: self.dim,
-            head_dim: self.dim / self.config.num_heads,
-            instructions: self.instructions,
-        }
+        let frames = side_by_side(&memory.layers[index], self.dim);
+        let (scores, attended) = (&mut scratch.scores, &mut scratch.attended);
+        self.heads.attend((projected, self.dim), frames, scores, attended);
     }
 }
 
-/// Softmax attention of several heads.
-struct Heads {
-    dim: usize,
-    head_dim: usize,
-    instructions: Instructions,
-}
-
-impl Heads {
-    /// Writes `(rows, dim)`, the heads side by side, for `queries (rows, dim)`, scaled, and
-    /// `key_values (at least one, 2 · dim)`.
-    fn attend(&self, queries: &[f32], key_values: &[f32], scores: &mut Vec<f32>, output: &mut [f32]) {
-        let dim = self.dim;
-        let (rows, columns) = (queries.len() / dim, key_values.len() / (2 * dim));
-        // The kernels take keys of two places; here there is one.
-        let none = Rows {
-            data: &[],
-            stride: 0,
-            count: 0,
-        };
-        let from = |begin: usize| Rows {
-            data: &key_values[begin..],
-            stride: 2 * dim,
-            count: columns,
-        };
-        let queries = Rows {
-            data: queries,
-            stride: dim,
-            count: rows,
-        };
-        scores.resize(rows * columns, 0.0);
-        for begin in (0..dim).step_by(self.head_dim) {
-            self.instructions.run(Scores {
-                queries,
-                keys: [from(0), none],
-                begin,
-                head_dim: self.head_dim,
-                columns,
-                scores,
-            });
-            softmax_rows(scores, columns);
-            self.instructions.run(Mixture {
-                weights: scores,
-                columns,
-                values: [from(dim), none],
-                begin,
-                head_dim: self.head_dim,
-                output,
-                stride: dim,
-                num_queries: rows,
-            });
-        }
+/// Keys and values `(rows, 2 · dim)`.
+fn side_by_side(key_values: &[f32], dim: usize) -> Rows<'_> {
+    Rows {
+        data: key_values,
+        stride: 2 * dim,
+        count: key_values.len() / (2 * dim),
     }
 }

@@ -9,7 +9,6 @@
 //! another. The rows of a product are all texts' tokens, and each row is the same to the bit in any company.
 
 mod config;
-mod judge;
 mod layers;
 mod score;
 mod search;
@@ -17,11 +16,12 @@ mod vocabulary;
 
 use std::sync::Arc;
 
-use crate::encoder::kernels::{Instructions, Linear, Norm};
+use crate::encoder::kernels::{Linear, Norm};
 use crate::encoder::scratch::ScratchPool;
 use crate::error::ModelError;
 use crate::loader::{WEIGHTS_FILE, Weights};
 use crate::precision::Precision;
+use crate::transformer::{Heads, Parts};
 
 use config::name;
 use layers::{Layer, Scratch};
@@ -49,7 +49,7 @@ pub struct TextDecoder {
     positions: Vec<f32>,
     /// The embedding again, as the layer that gives the classes.
     classes: Linear,
-    instructions: Instructions,
+    heads: Heads,
     scratch: ScratchPool<Scratch>,
 }
 
@@ -85,10 +85,18 @@ impl TextDecoder {
         check(config, dim, vocabulary.len(), weights)?;
         let norm = |of: &str| norm(weights, of);
         let embedding = weights.values(&name("embedding.weight"))?;
-        let layers = (0..config.num_layers).map(|index| Layer::new(config, dim, index, weights, precision));
+        let heads = Heads::new(dim, config.num_heads);
+        let layers = (0..config.num_layers).map(|index| {
+            let parts = Parts {
+                weights,
+                prefix: name(&format!("layers.{index}.")),
+                precision,
+            };
+            Layer::new(config, &heads, dim, &parts)
+        });
         Ok(Self {
-            input_norm: norm("input_norm")?,
             layers: layers.collect::<Result<_, _>>()?,
+            input_norm: norm("input_norm")?,
             norm: norm("norm")?,
             classes: Linear::with_precision(&embedding, vec![0.0; vocabulary.len()], dim, precision),
             embedding,
@@ -96,7 +104,7 @@ impl TextDecoder {
             config: config.clone(),
             dim,
             vocabulary,
-            instructions: Instructions::detect(),
+            heads,
             scratch: ScratchPool::default(),
         })
     }

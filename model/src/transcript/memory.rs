@@ -23,12 +23,12 @@ impl Transcriber {
     }
 
     /// The most that [`state_bytes`](Self::state_bytes) can become, with the longest utterances that are accepted
-    /// and a token in every frame of them. `encoded_dim` is the size of the encoder frames that a text scorer reads, 0 without one.
+    /// and a token in every frame of them. `heard_len` is the size of the features of a frame that a text scorer hears, 0 without one.
     pub fn max_state_bytes(
         tokens: &Tokens,
         frame_seconds: f64,
         decoding: &Decoding,
-        encoded_dim: usize,
+        heard_len: usize,
     ) -> usize {
         let longest = Duration::from_millis(u64::from(*Endpointing::MAX_UTTERANCE_MS.end()));
         let frame = frame_duration(frame_seconds);
@@ -44,14 +44,14 @@ impl Transcriber {
         };
         let decoding = decoding.bounded();
         let has_second_pass = decoding.beam_width > 1 && decoding.second_pass_width > decoding.beam_width;
-        let encoded_dim = if decoding.rescoring_weight > 0.0 {
-            encoded_dim
+        let heard_len = if decoding.rescoring_weight > 0.0 {
+            heard_len
         } else {
             0
         };
         let kept = if has_second_pass {
             size_of::<SecondPass<Fusion>>()
-                + SecondPass::<Fusion>::max_heap_bytes(tokens, &decoding.pruning(frame), frame, encoded_dim)
+                + SecondPass::<Fusion>::max_heap_bytes(tokens, &decoding.pruning(frame), frame, heard_len)
         } else {
             0
         };

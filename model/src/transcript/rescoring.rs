@@ -1,4 +1,4 @@
-//! The second pass judged by a network that reads the encoder's frames: a text decoder.
+//! The second pass judged by a network that hears the utterance again: a [second listener](crate::second_listener).
 //!
 //! Its judgement needs whole words with what follows them, so where there is one, words become stable behind the second pass and not behind the first:
 //! at the end of the utterance or, in an utterance that goes on and on, some seconds late. Until then the first pass's words are shown.
@@ -14,7 +14,7 @@ use crate::endpoint::frames_in;
 use crate::tokens::Tokens;
 
 /// Texts that are judged, the most probable ones of the wide beam.
-const MOST_TEXTS: usize = 8;
+const MOST_TEXTS: usize = 16;
 
 /// An utterance of this length gets its first words judged before it ends. Shorter than what a second pass can hold.
 const LONGEST_UNJUDGED: Duration = Duration::from_secs(8);
@@ -24,12 +24,20 @@ const STILL_OPEN: Duration = Duration::from_secs(2);
 
 /// Says how well texts fit to what was heard.
 pub trait TextScorer: Send + Sync {
-    /// Values of one encoder frame.
+    /// Values of the features that one output frame of the encoder advances by.
     fn frame_len(&self) -> usize;
 
-    /// The natural log-probability of each text, lower-case words with single blanks between, given the encoder frames `(frames, dim) f32` of
-    /// all that was said; `None` for a text that cannot be judged.
-    fn score(&self, frames: &[f32], texts: &[String]) -> Vec<Option<f64>>;
+    /// What it thinks of texts, lower-case words with single blanks between, given the features `(output frames, frame_len) f32` of all that was said.
+    fn judge(&self, frames: &[f32], texts: &[String]) -> Judgement;
+}
+
+/// What a [`TextScorer`] says.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Judgement {
+    /// The natural log-probability of each text; `None` for one that cannot be judged.
+    pub log_probs: Vec<Option<f64>>,
+    /// Texts that it heard itself, with theirs.
+    pub found: Vec<(String, f64)>,
 }
 
 /// A shared [`TextScorer`]; equal to itself only.
@@ -50,17 +58,17 @@ impl std::fmt::Debug for Scorer {
 
 impl Transcriber {
     /// The same transcriber with a text scorer, which is heard where the options give it a weight and there is a second pass. It is to be fed by
-    /// [`accept_tapped`](Self::accept_tapped).
+    /// [`accept_heard`](Self::accept_heard).
     #[must_use]
     pub fn with_text_scorer(mut self, scorer: Option<Arc<dyn TextScorer>>) -> Self {
         self.text_scorer = scorer.map(Scorer);
-        let dim = self.encoded_dim();
-        self.second_pass = self.second_pass.map(|kept| Box::new(kept.with_encoded(dim)));
+        let dim = self.heard_len();
+        self.second_pass = self.second_pass.map(|kept| Box::new(kept.with_heard(dim)));
         self
     }
 
-    /// Values of the encoder frames that the second pass keeps; 0 where nothing is rescored.
-    pub(super) fn encoded_dim(&self) -> usize {
+    /// Values of the features of a frame that the second pass keeps; 0 where nothing is rescored.
+    pub(super) fn heard_len(&self) -> usize {
         match &self.text_scorer {
             Some(scorer) if self.rescoring_weight > 0.0 => scorer.0.frame_len(),
             _ => 0,
@@ -69,7 +77,7 @@ impl Transcriber {
 
     /// Whether the open utterance will be judged.
     fn is_rescoring(&self) -> bool {
-        self.encoded_dim() > 0 && self.second_pass.as_ref().is_some_and(|kept| !kept.is_lost())
+        self.heard_len() > 0 && self.second_pass.as_ref().is_some_and(|kept| !kept.is_lost())
     }
 
     /// Leading words of the hypothesis that stay as they are.
@@ -90,11 +98,11 @@ impl Transcriber {
     }
 
     /// Lets the scorer put the hypotheses of the second pass in order.
-    pub(super) fn rescore(&self, found: &mut [BeamHypothesis]) {
+    pub(super) fn rescore(&self, found: &mut Vec<BeamHypothesis>) {
         let (Some(scorer), Some(kept)) = (&self.text_scorer, &self.second_pass) else {
             return;
         };
-        if !self.is_rescoring() || found.len() < 2 {
+        if !self.is_rescoring() || found.is_empty() {
             return;
         }
         let texts: Vec<String> = found.iter().map(|found| text_of(&self.tokens, found)).collect();
@@ -102,12 +110,25 @@ impl Transcriber {
             .iter()
             .filter_map(|found| found.tokens.last())
             .map(|last| last.end);
-        let scores = scorer.0.score(&kept.encoded(end.max().unwrap_or(0)), &texts);
+        let judgement = scorer.0.judge(&kept.heard(end.max().unwrap_or(0)), &texts);
         // What cannot be judged is as improbable as the worst of the others.
         let finite = |score: Option<f64>| score.filter(|score| score.is_finite());
-        let worst = scores.iter().copied().filter_map(finite).fold(0.0, f64::min);
-        for (found, score) in found.iter_mut().zip(scores) {
-            found.score += f64::from(self.rescoring_weight) * finite(score).unwrap_or(worst);
+        let judged = judgement.log_probs.iter().copied();
+        let worst = judged.clone().filter_map(finite).fold(0.0, f64::min);
+        let weight = f64::from(self.rescoring_weight);
+        for (found, score) in found.iter_mut().zip(judged) {
+            found.score += weight * finite(score).unwrap_or(worst);
+        }
+        let mut known = texts;
+        for (text, log_prob) in judgement.found {
+            if known.contains(&text) || !log_prob.is_finite() {
+                continue;
+            }
+            if let Some(mut own) = kept.spelled(&text) {
+                own.score += weight * log_prob;
+                found.push(own);
+            }
+            known.push(text);
         }
         found.sort_by(|a, b| b.score.total_cmp(&a.score));
     }

@@ -100,7 +100,6 @@ impl RnntConfig {
             negative_inf: -1e8,
             output_norm: OutputNorm::PerLayer,
             position_period: None,
-            tap_layer: None,
             dropout: None,
             weight_init_scale_strategy: None,
         }

@@ -32,10 +32,9 @@ pub(crate) fn configs() -> impl Strategy<Value = Config> {
         any::<bool>(),
         any::<bool>(),
         any::<bool>(),
-        prop::option::of(1..=2usize),
     );
     (sizes, choices).prop_map(
-        |((segment, left, right, memory, layers), (activation, norm, tanh, stem, ctc, tap))| {
+        |((segment, left, right, memory, layers), (activation, norm, tanh, stem, ctc))| {
             let mut config = json!({
                 "format": 1, "id": "random",
                 "architecture": if stem { "whisper-emformer" } else { "emformer" },
@@ -48,9 +47,6 @@ pub(crate) fn configs() -> impl Strategy<Value = Config> {
             });
             if stem {
                 config["encoder"]["position_period"] = json!(11);
-            }
-            if let Some(tap) = tap.filter(|&tap| tap < layers) {
-                config["encoder"]["tap_layer"] = json!(tap);
             }
             if ctc {
                 config["ctc"] = json!({"blank": 0});
@@ -82,32 +78,6 @@ proptest! {
         let streamed = alone(encoder.as_ref(), &features, num_steps);
         let expected = whole(encoder.as_ref(), &reference, &features, num_steps);
         prop_assert!(max_difference(&streamed, &expected) <= TOLERANCE);
-    }
-
-    /// What is tapped behind a layer is what an encoder of so many layers gives.
-    #[test]
-    fn a_tap_gives_the_frames_between_two_layers(config in configs(), num_steps in 1..5usize, seed: u32) {
-        let mut config = Config { ctc: None, ..config };
-        // Without a last norm, which the shorter one would have too.
-        if let EncoderConfig::Emformer(sizes) | EncoderConfig::WhisperEmformer(sizes) = &mut config.encoder {
-            sizes.output_norm = OutputNorm::PerLayer;
-            sizes.tap_layer = Some(sizes.num_layers);
-            sizes.num_layers += 1;
-        }
-        let bytes = serialise(&random_tensors(&config, None, u64::from(seed)));
-        let weights = Weights::from_safetensors(&bytes, &expected_tensors(&config, None)).unwrap();
-        let sizes = sizes(&config);
-        let tapped = Emformer::new(sizes, &weights).unwrap();
-        let short = EmformerConfig { num_layers: sizes.num_layers - 1, tap_layer: None, ..sizes.clone() };
-        let short = Emformer::new(&short, &weights).unwrap();
-        let features = features_for(&tapped, num_steps, &mut Random::new(8));
-        let (mut long, mut expected) = (Session::new(&tapped, &features), Session::new(&short, &features));
-        for _ in 0..num_steps {
-            step(&tapped, &mut [&mut long]);
-            step(&short, &mut [&mut expected]);
-            prop_assert!(max_difference(tapped.tapped(&long.state), &expected.output) <= 1e-5);
-            prop_assert!(short.tapped(&expected.state).is_empty());
-        }
     }
 
     #[test]

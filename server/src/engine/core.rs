@@ -62,6 +62,8 @@ pub(super) struct Core {
     samples: Vec<f32>,
     /// Feature frames of the next segment.
     features: Vec<f32>,
+    /// Features that have been stepped as look-ahead only: their output frames come with the next step. Kept where the model hears utterances twice.
+    looked_ahead: Vec<f32>,
     /// Log-probs of the last step.
     log_probs: Vec<f32>,
     /// Virtual silence was inserted: what to do once this many steps are done.
@@ -121,6 +123,7 @@ impl Core {
             partials: request.partials,
             samples: Vec::new(),
             features: Vec::new(),
+            looked_ahead: Vec::new(),
             log_probs: Vec::new(),
             completing: None,
             unfinished: false,
@@ -140,7 +143,10 @@ impl Core {
 
     /// Bytes held, on the heap and by itself: never more than the published bound (I8).
     pub(super) fn bytes_held(&self) -> usize {
-        let values = self.samples.capacity() + self.features.capacity() + self.log_probs.capacity();
+        let values = self.samples.capacity()
+            + self.features.capacity()
+            + self.looked_ahead.capacity()
+            + self.log_probs.capacity();
         size_of_val(self)
             + self.slot.held_bytes()
             + self.frontend.state_bytes()
@@ -233,14 +239,19 @@ impl Core {
 
     /// Decodes the log-probs of the step that was just done, with `features` frames consumed by it.
     pub(super) fn stepped(&mut self, consumed: usize, events: &mut Vec<Event>) {
-        self.features.drain(..consumed.min(self.features.len()));
+        let consumed = consumed.min(self.features.len());
+        let mut heard = 0;
+        if self.model.has_second_listener() {
+            self.looked_ahead.extend_from_slice(&self.features[..consumed]);
+            let geometry = self.model.geometry();
+            heard = self.looked_ahead.len().min(geometry.segment_frames * geometry.num_features);
+        }
+        self.features.drain(..consumed);
         let mut finals = Vec::new();
-        let tapped = self
-            .slot
-            .state()
-            .map_or(&[][..], |state| self.model.tapped(state));
+        let features = self.looked_ahead.get(..heard).unwrap_or_default();
         self.transcriber
-            .accept_tapped(&self.log_probs, tapped, &mut finals);
+            .accept_heard(&self.log_probs, features, &mut finals);
+        self.looked_ahead.drain(..heard);
         for utterance in &finals {
             self.push_final(utterance, events);
         }

@@ -35,18 +35,13 @@ pub trait StepModel: Send + Sync + 'static {
     fn has_language_model(&self) -> bool {
         false
     }
-    /// Whether its second pass is judged by a text decoder where nobody says otherwise.
-    fn has_text_decoder(&self) -> bool {
+    /// Whether its second pass is judged by a second listener where nobody says otherwise.
+    fn has_second_listener(&self) -> bool {
         false
     }
     /// Judges a usual utterance once, as its transcribers do, and says how much speech that is for; `None` where nothing is judged.
     fn judge_once(&self) -> Option<Duration> {
         None
-    }
-    /// Encoder frames of the state's last step, `(output_frames, dim) f32`, for its transcriber's text scorer; empty without one.
-    fn tapped<'a>(&self, state: &'a StateCache) -> &'a [f32] {
-        let _ = state;
-        &[]
     }
     /// Makes the decoder of a new stream's output.
     fn transcriber(&self, options: TranscriberOptions) -> Transcriber {

@@ -183,11 +183,6 @@ impl Slot {
         self.state.as_ref().map_or(0, |state| state.steps)
     }
 
-    /// The slot's state, if it has been stepped.
-    pub(super) fn state(&self) -> Option<&StateCache> {
-        self.state.as_ref()
-    }
-
     /// The slot's state, lent now if it is the first time.
     pub(super) fn state_mut(&mut self) -> &mut StateCache {
         let (pool, model) = (&self.pool, self.model);

@@ -45,10 +45,6 @@ pub struct EmformerConfig {
     /// Encoder frames after which the sinusoids of a whisper-emformer begin again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position_period: Option<usize>,
-    /// So many layers deep another network reads the frames (a text decoder): the states keep the last segment's, see
-    /// [`StreamingEncoder::tapped`](crate::encoder::StreamingEncoder::tapped).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tap_layer: Option<usize>,
     /// Used while training only; kept so that a constructor's arguments can be written down whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropout: Option<f64>,
@@ -150,15 +146,6 @@ impl EmformerConfig {
             format!(
                 "encoder.num_heads: expected a divisor of dim ({dim}), found {}",
                 self.num_heads
-            ),
-        );
-        require(
-            self.tap_layer
-                .is_none_or(|tap| (1..self.num_layers).contains(&tap)),
-            format!(
-                "encoder.tap_layer: expected 1 to {} (a layer before the last), found {}",
-                self.num_layers.saturating_sub(1),
-                self.tap_layer.unwrap_or_default()
             ),
         );
         require(

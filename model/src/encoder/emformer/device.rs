@@ -33,7 +33,6 @@ pub struct DeviceEmformer {
     left: usize,
     memories: usize,
     num_layers: usize,
-    tap_layer: Option<usize>,
     has_stem: bool,
 }
 
@@ -70,7 +69,6 @@ impl DeviceEmformer {
             left: encoder.left_context_length,
             memories: encoder.max_memory_size,
             num_layers: encoder.num_layers,
-            tap_layer: encoder.tap_layer,
             has_stem,
             tensors,
         })
@@ -121,7 +119,7 @@ impl DeviceEmformer {
     fn upload_states(&self, rows: &[&mut StepRow<'_>]) -> Result<Tensor, ModelError> {
         let layout = &self.layout;
         let begin = layout.stem().end;
-        let width = layout.tapped().start - begin;
+        let width = layout.len() - begin;
         let mut values = vec![0f32; rows.len() * width];
         for (row, values) in rows.iter().zip(values.chunks_exact_mut(width.max(1))) {
             let StateCache { values: state, steps } = &*row.state;
@@ -268,9 +266,6 @@ impl DeviceEmformer {
                 kept.push(memory.flatten_from(1)?);
             }
             (x, right_context, new_memory) = (out.utterance, out.right_context, out.memories);
-            if self.tap_layer == Some(index + 1) {
-                kept.push(x.flatten_from(1)?);
-            }
         }
         let encoded = self.tensors.finish(x)?;
         Ok(encoded.flatten_from(1)?)
@@ -334,10 +329,6 @@ impl DeviceEmformer {
                     let place = self.layout.memory_place(*steps);
                     state[self.layout.memories(layer)][place].copy_from_slice(take(self.dim));
                 }
-                if self.tap_layer == Some(layer + 1) {
-                    let tapped = self.layout.tapped();
-                    state[tapped.clone()].copy_from_slice(take(tapped.len()));
-                }
             }
             row.output.clear();
             row.output.extend_from_slice(rest);
@@ -358,10 +349,6 @@ impl StreamingEncoder for DeviceEmformer {
 
     fn new_state(&self) -> StateCache {
         self.layout.new_state()
-    }
-
-    fn tapped<'a>(&self, state: &'a StateCache) -> &'a [f32] {
-        self.layout.tapped_frames(state)
     }
 
     fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), ModelError> {

@@ -1,7 +1,7 @@
 //! Where things lie in a session's state, for both executors that serve: a session may go from one to the other.
 //!
 //! Stem ([`super::stem::Stem::state_len`]) · frames of the pending right context `(R, dim)` · for each layer keys `(LC, dim)`,
-//! values `(LC, dim)`, memories `(M, dim)` · where a layer is tapped, its frames of the last segment `(L, dim)`. Frame `t` of the stream sits in ring row `t mod LC`, segment `s` in memory row
+//! values `(LC, dim)`, memories `(M, dim)`. Frame `t` of the stream sits in ring row `t mod LC`, segment `s` in memory row
 //! `s mod M`; how many rows are valid follows from the number of steps, so rows that were never written are never
 //! read, whatever they hold.
 
@@ -20,7 +20,6 @@ pub(super) struct Layout {
     memories: usize,
     num_layers: usize,
     stem_len: usize,
-    is_tapped: bool,
     /// Every step brings its right context, instead of finding the last one's in the state.
     pub(super) whole_windows: bool,
 }
@@ -35,7 +34,6 @@ impl Layout {
             memories: encoder.max_memory_size,
             num_layers: encoder.num_layers,
             stem_len,
-            is_tapped: encoder.tap_layer.is_some(),
             whole_windows: false,
         }
     }
@@ -52,13 +50,7 @@ impl Layout {
 
     /// Values of a session.
     pub(super) fn len(&self) -> usize {
-        self.tapped().end
-    }
-
-    /// The last segment's frames behind the tapped layer; empty where none is tapped.
-    pub(super) fn tapped(&self) -> Range<usize> {
-        let begin = self.memories(self.num_layers - 1).end;
-        begin..begin + usize::from(self.is_tapped) * self.segment * self.dim
+        self.memories(self.num_layers - 1).end
     }
 
     /// The stem's own values.
@@ -87,11 +79,6 @@ impl Layout {
     pub(super) fn memories(&self, layer: usize) -> Range<usize> {
         let begin = self.values(layer).end;
         begin..begin + self.memories * self.dim
-    }
-
-    /// As [`tapped`](Self::tapped), of a state; empty for a state of another layout.
-    pub(super) fn tapped_frames<'a>(&self, state: &'a StateCache) -> &'a [f32] {
-        state.values.get(self.tapped()).unwrap_or_default()
     }
 
     /// Rows of a ring that may be read after so many steps.

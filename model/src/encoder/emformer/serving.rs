@@ -164,9 +164,6 @@ impl Emformer {
         }
         for index in 0..self.layers.len() {
             self.run_layer(index, rows, scratch);
-            if self.encoder.tap_layer == Some(index + 1) {
-                self.tap(rows, scratch);
-            }
         }
         // The last layer has left only the utterance's rows, session after session.
         let count = rows.len() * segment;
@@ -178,16 +175,6 @@ impl Emformer {
             row.state.steps += 1;
             row.output.clear();
             row.output.extend_from_slice(encoded);
-        }
-    }
-
-    /// Keeps the segment's frames as they are between two layers.
-    fn tap(&self, rows: &mut [StepRow<'_>], scratch: &Scratch) {
-        let dim = self.encoder.dim();
-        let (segment, right) = (self.encoder.segment_length, self.encoder.right_context_length);
-        let windows = scratch.stream.chunks_exact((right + segment) * dim);
-        for (row, window) in rows.iter_mut().zip(windows) {
-            row.state.values[self.layout.tapped()].copy_from_slice(&window[right * dim..]);
         }
     }
 
@@ -420,10 +407,6 @@ impl StreamingEncoder for Emformer {
 
     fn new_state(&self) -> StateCache {
         self.layout.new_state()
-    }
-
-    fn tapped<'a>(&self, state: &'a StateCache) -> &'a [f32] {
-        self.layout.tapped_frames(state)
     }
 
     fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), ModelError> {

@@ -1,0 +1,146 @@
+//! A second listener: a network of its own that hears an utterance again when it has ended, whole, and judges what the second pass of the
+//! streaming recogniser found in it; it also says what it heard itself.
+//!
+//! The streaming encoder knows a segment and a third of a second behind it; this one knows the whole utterance, and its decoder knows what people
+//! write. What it finds alone may repeat itself or miss a piece, as attention does; so its texts are candidates like the others, and the
+//! acoustics of the first pass and the language model have their say (Sainath et al., "Two-Pass End-to-End Speech Recognition", Interspeech 2019;
+//! Watanabe et al., "Hybrid CTC/Attention Architecture for End-to-End Speech Recognition", 2017, §II-D).
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::ModelError;
+use crate::loader::{Expected, Weights};
+use crate::precision::Precision;
+use crate::text_decoder::{self, Memory, TextDecoder, TextDecoderConfig, TextVocabulary};
+use crate::transcript::{Judgement, TextScorer};
+use crate::utterance_encoder::{self, UtteranceEncoder, UtteranceEncoderConfig};
+
+/// Multiply-adds that judging given texts costs at most: some 50 ms of one core. An utterance's length bounds the rest.
+const MOST_PRODUCTS: u64 = 3_000_000_000;
+
+/// Texts of its own that are looked for.
+const OWN_TEXTS: usize = 4;
+
+/// Nobody says more tokens than this in a frame: eight in a second, and some for words cut short at both ends.
+const TOKENS_PER_FRAME: f64 = 0.16;
+const MORE_TOKENS: usize = 8;
+
+/// Sizes of a second listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecondListenerConfig {
+    /// What hears.
+    pub encoder: UtteranceEncoderConfig,
+    /// What reads and writes.
+    pub decoder: TextDecoderConfig,
+}
+
+impl SecondListenerConfig {
+    /// Reports everything that contradicts itself.
+    pub fn problems(&self, require: &mut dyn FnMut(bool, String)) {
+        self.encoder.problems(require);
+        self.decoder.problems(self.encoder.dim, require);
+    }
+}
+
+/// Every tensor of a second listener over frames of `num_features` values, with a vocabulary of `classes`.
+pub fn expected_tensors(num_features: usize, classes: usize, config: &SecondListenerConfig) -> Vec<Expected> {
+    let mut expected = utterance_encoder::expected_tensors(num_features, &config.encoder);
+    expected.extend(text_decoder::expected_tensors(config.encoder.dim, classes, &config.decoder));
+    expected
+}
+
+/// Encoder and decoder: weights only, shared by all threads.
+pub struct SecondListener {
+    encoder: UtteranceEncoder,
+    decoder: TextDecoder,
+}
+
+impl SecondListener {
+    /// Builds a second listener over frames of `num_features` log-mel values, of which `silence` is the lowest there is.
+    ///
+    /// # Errors
+    /// As [`UtteranceEncoder::new`] and [`TextDecoder::new`].
+    pub fn new(
+        config: &SecondListenerConfig,
+        (num_features, silence): (usize, f32),
+        vocabulary: Arc<TextVocabulary>,
+        weights: &Weights,
+        precision: Precision,
+    ) -> Result<Self, ModelError> {
+        let dim = config.encoder.dim;
+        Ok(Self {
+            encoder: UtteranceEncoder::new(&config.encoder, num_features, silence, weights, precision)?,
+            decoder: TextDecoder::new(&config.decoder, dim, vocabulary, weights, precision)?,
+        })
+    }
+
+    /// What hears.
+    pub fn encoder(&self) -> &UtteranceEncoder {
+        &self.encoder
+    }
+
+    /// What reads and writes.
+    pub fn decoder(&self) -> &TextDecoder {
+        &self.decoder
+    }
+
+    /// Log-probs of texts in their order as long as the work is bounded; `None` for those behind, and for those that the vocabulary cannot spell or
+    /// that have no place.
+    fn log_probs_of(&self, memory: &Memory, texts: &[String]) -> Vec<Option<f64>> {
+        let per_token = self.decoder.products_per_token(memory.frames());
+        let mut left = MOST_PRODUCTS;
+        let mut spelled: Vec<Option<Vec<u32>>> = Vec::with_capacity(texts.len());
+        for text in texts {
+            let fits = |ids: &Vec<u32>| ids.len() <= self.decoder.config().max_text_tokens();
+            let ids = self.decoder.vocabulary().encode(text).filter(fits).filter(|ids| {
+                // What it begins with in common with another costs nothing.
+                let others = spelled.iter().flatten();
+                let known = others.map(|other| common(ids, other)).max().unwrap_or(0);
+                let cost = per_token.saturating_mul((ids.len() + 1 - known) as u64);
+                let is_affordable = cost <= left;
+                left = left.saturating_sub(cost);
+                is_affordable
+            });
+            spelled.push(ids);
+        }
+        let judged: Vec<&[u32]> = spelled.iter().flatten().map(Vec::as_slice).collect();
+        let mut scores = self.decoder.score(memory, &judged).into_iter();
+        spelled
+            .iter()
+            .map(|ids| ids.as_ref().and_then(|_| scores.next()))
+            .collect()
+    }
+}
+
+/// How many tokens two texts begin with in common.
+fn common(left: &[u32], right: &[u32]) -> usize {
+    left.iter()
+        .zip(right)
+        .take_while(|(left, right)| left == right)
+        .count()
+}
+
+impl TextScorer for SecondListener {
+    fn frame_len(&self) -> usize {
+        self.encoder.values_per_frame()
+    }
+
+    fn judge(&self, frames: &[f32], texts: &[String]) -> Judgement {
+        let encoded = self.encoder.encode(frames);
+        let memory = self.decoder.memory(&encoded);
+        let spoken = frames.len() / self.frame_len();
+        let most_tokens = (spoken as f64 * TOKENS_PER_FRAME) as usize + MORE_TOKENS;
+        let own = self.decoder.search(&memory, OWN_TEXTS, most_tokens);
+        let vocabulary = self.decoder.vocabulary();
+        Judgement {
+            log_probs: self.log_probs_of(&memory, texts),
+            found: own
+                .into_iter()
+                .map(|(ids, log_prob)| (vocabulary.decode(&ids), log_prob))
+                .collect(),
+        }
+    }
+}
