@@ -86,12 +86,27 @@ def paired(rows, others, draws=10_000):
     return {"difference": round(100 * (total[0] - total[1]) / total[2], 2), "interval": [round(low, 2), round(high, 2)], "better": round(float(np.mean(drawn < 0)), 4)}
 
 
+def unpacked(value):
+    """(rows, columns / 4, 3) bytes -> (rows, columns): the opposite of export.packed."""
+    bits = value.int()
+    bits = bits[..., 0] | bits[..., 1] << 8 | bits[..., 2] << 16
+    return torch.stack([bits >> place & 63 for place in (0, 6, 12, 18)], -1).flatten(1) - 32
+
+
 def read_weights(folder):
     """The tensors of an exported encoder and its head as f32, those in whole numbers times the scales of their rows."""
     from safetensors.torch import load_file
-    stored = load_file(Path(folder) / "model.safetensors")
-    own = {name: value for name, value in stored.items() if not name.startswith("text_decoder.") and not name.endswith(".scale")}
-    return {name: value.float() * stored[f"{name}.scale"][:, None] if f"{name}.scale" in stored else value.float() for name, value in own.items()}
+    stored, read = load_file(Path(folder) / "model.safetensors"), {}
+    for name, value in stored.items():
+        if name.endswith(".scale") or name.startswith(("text_decoder.", "utterance_encoder.")):
+            continue
+        if f"{name}.scale" in stored:
+            value = unpacked(value) if value.dtype == torch.uint8 else value
+            scale = stored[f"{name}.scale"]
+            read[name] = value.float() * scale.reshape(-1, *[1] * (value.dim() - 1))
+        else:
+            read[name] = value.float()
+    return read
 
 
 def load(folder):

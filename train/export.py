@@ -1,6 +1,6 @@
 """Checkpoint -> model directory: ``config.json``, ``model.safetensors`` and ``tokens.txt``. The averaged weights and one head go in.
 
-Weights are f16; or, with ``--int8``, those of the linear layers are whole numbers of 8 bits with a scale for each row, half the size.
+Weights are f16; or, with ``--bits``, those of the linear layers are whole numbers of 8 or 6 bits with a scale for each row.
 With ``--listener`` a second listener of train_listener.py goes in too, and its vocabulary beside it.
 """
 
@@ -34,15 +34,41 @@ def without_key_bias(value):
     return torch.cat([torch.zeros(DIM), value[DIM:]])
 
 
-def rounded(state):
-    """Rows of matrices as whole numbers from -127 to 127, with ``NAME.scale``, what 1 stands for in each row."""
+SHARED_LAYERS = 1                                              # of Whisper's, with the stem: the streaming encoder has them as they are, and lends them
+
+
+def scales(value, most):
+    """What 1 stands for in each row if -most..most are the whole numbers: cut where the squared error is least."""
+    widest = value.abs().amax(1).clamp_min(1e-12)
+    best = widest.new_full(widest.shape, torch.inf)
+    found = widest / most
+    for share in torch.linspace(0.5, 1, 26):
+        scale = widest * share / most
+        error = ((value / scale[:, None]).round().clamp(-most - 1, most) * scale[:, None] - value).square().sum(1)
+        found = torch.where(error < best, scale, found)
+        best = torch.minimum(error, best)
+    return found
+
+
+def packed(whole):
+    """(rows, columns) from -32 to 31 -> (rows, columns / 4, 3) bytes: four numbers of 6 bits in three, the lowest bits first."""
+    four = (whole.int() + 32).unflatten(1, (-1, 4))
+    bits = four[..., 0] | four[..., 1] << 6 | four[..., 2] << 12 | four[..., 3] << 18
+    return torch.stack([bits & 255, bits >> 8 & 255, bits >> 16], -1).to(torch.uint8)
+
+
+def rounded(state, bits):
+    """Rows of matrices as whole numbers of 8 or 6 bits, with ``NAME.scale``, what 1 stands for in each row; those of convolutions always 8."""
     made = {}
     for name, value in state.items():
-        if value.dim() != 2 or name.endswith("positions"):
+        if value.dim() < 2 or bits == 16:
             made[name] = value.half().contiguous()
             continue
-        scale = value.float().abs().amax(1).clamp_min(1e-12) / 127
-        made[name] = (value.float() / scale[:, None]).round().clamp(-127, 127).to(torch.int8).contiguous()
+        rows, own = value.float().flatten(1), bits if value.dim() == 2 and value.shape[1] % 4 == 0 else 8
+        most = 2 ** (own - 1) - 1
+        scale = scales(rows, most) if own < 8 else rows.abs().amax(1).clamp_min(1e-12) / most
+        whole = (rows / scale[:, None]).round().clamp(-most - 1, most)
+        made[name] = packed(whole) if own == 6 else whole.to(torch.int8).reshape(value.shape).contiguous()
         made[f"{name}.scale"] = scale.contiguous()
     return made
 
@@ -54,30 +80,29 @@ def second_listener(file):
     for name, value in weights.items():
         if not name.startswith("encoder."):
             state[f"text_decoder.{name}"] = without_key_bias(value) if name.endswith("key_value.bias") else value
-    for name, value in listening_names({name[len("encoder."):]: value for name, value in weights.items() if name.startswith("encoder.")}):
+    own = {name[len("encoder."):]: value for name, value in weights.items() if name.startswith("encoder.")}
+    for name, value in listening_names(own):
         state[f"utterance_encoder.{name}"] = without_key_bias(value) if name.endswith("key_value.bias") else value
     count = lambda prefix: 1 + max(int(name[len(prefix):].split(".")[0]) for name in state if name.startswith(prefix))
-    ffn = lambda prefix: state[f"{prefix}0.ffn.0.bias"].shape[0]
     encoder, decoder = "utterance_encoder.layers.", "text_decoder.layers."
     return state, {
-        "encoder": {"dim": DIM, "num_layers": count(encoder), "num_heads": HEADS, "ffn_dim": ffn(encoder), "max_frames": PERIOD},
-        "decoder": {"num_layers": count(decoder), "num_heads": HEADS, "ffn_dim": ffn(decoder), "max_tokens": state["text_decoder.positions"].shape[0]}}
+        "encoder": {"dim": DIM, "num_layers": count(encoder), "num_heads": HEADS, "ffn_dim": own["emformer_layers.1.pos_ff.1.bias"].shape[0],
+                    "shared_layers": SHARED_LAYERS, "max_frames": PERIOD},
+        "decoder": {"num_layers": count(decoder), "num_heads": HEADS, "ffn_dim": state[f"{decoder}0.ffn.0.bias"].shape[0], "max_tokens": state["text_decoder.positions"].shape[0]}}
 
 
 def listening_names(weights):
-    """Whisper's layers as an Emformer's have them -> as the second listener's. Its last norm is the decoder's."""
+    """Whisper's layers as an Emformer's have them -> as the second listener's, but for those that it shares. Its last norm is the decoder's."""
     parts = {"layer_norm_input": "self_norm", "attention.emb_to_query": "self_attention.query", "attention.emb_to_key_value": "self_attention.key_value",
              "attention.out_proj": "self_attention.out", "pos_ff.0": "ffn_norm", "pos_ff.1": "ffn.0", "pos_ff.4": "ffn.3"}
     for name, value in weights.items():
-        if name.startswith("stem."):
-            yield name[len("stem."):], value
-        elif name.startswith("emformer_layers."):
+        if name.startswith("emformer_layers.") and int(name.split(".")[1]) >= SHARED_LAYERS:
             _, layer, part = name.split(".", 2)
             part, kind = part.rsplit(".", 1)
             yield f"layers.{layer}.{parts[part]}.{kind}", value
 
 
-def export(checkpoint, head, pieces, out, blank_bias=0.0, listener=None, int8=False):
+def export(checkpoint, head, pieces, out, blank_bias=0.0, listener=None, bits=16):
     """Writes the model directory ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     weights = torch.load(checkpoint, map_location="cpu", weights_only=False)["average"]
@@ -98,7 +123,7 @@ def export(checkpoint, head, pieces, out, blank_bias=0.0, listener=None, int8=Fa
         more, sizes = second_listener(listener)
         state |= more
         shutil.copy(listener.parent / "text_tokens.txt", out)
-    save_file(rounded(state) if int8 else {name: value.half().contiguous() for name, value in state.items()}, out / "model.safetensors")
+    save_file(rounded(state, bits), out / "model.safetensors")
     layers = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("emformer_layers."))
     (out / "config.json").write_text(json.dumps(config(layers, state["emformer_layers.0.pos_ff.1.bias"].shape[0], sizes), indent=2) + "\n")
     (out / "tokens.txt").write_text("\n".join(Tokens(pieces if head == "pieces" else None).names) + "\n", encoding="utf-8")
@@ -112,6 +137,6 @@ if __name__ == "__main__":
     parser.add_argument("--pieces", type=Path)
     parser.add_argument("--blank-bias", type=float, default=0.0, help="added to the blank's bias: below 0 for fewer deletions, chosen on a development set")
     parser.add_argument("--listener", type=Path, help="checkpoint of train_listener.py")
-    parser.add_argument("--int8", action="store_true", help="whole numbers of 8 bits for the linear layers")
+    parser.add_argument("--bits", type=int, default=16, choices=[6, 8, 16], help="of the linear layers' weights")
     options = parser.parse_args()
-    export(options.checkpoint, options.head, options.pieces, options.out, options.blank_bias, options.listener, options.int8)
+    export(options.checkpoint, options.head, options.pieces, options.out, options.blank_bias, options.listener, options.bits)

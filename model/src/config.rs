@@ -202,6 +202,18 @@ impl Config {
                     utterance_encoder::SUBSAMPLING
                 ),
             );
+            let shared = second_listener.encoder.shared_layers;
+            let lends = match &self.encoder {
+                EncoderConfig::WhisperEmformer(sizes) => {
+                    let (dim, heads) = (second_listener.encoder.dim, second_listener.encoder.num_heads);
+                    shared <= sizes.num_layers && (sizes.dim(), sizes.num_heads) == (dim, heads)
+                }
+                _ => false,
+            };
+            require(
+                shared == 0 || lends,
+                "second_listener.encoder.shared_layers: expected a whisper-emformer with as many layers, of the same width and heads, in front of it".into(),
+            );
             let hears = matches!(&self.features, Some(FeatureConfig::StreamingLogMel(_)));
             require(
                 hears,

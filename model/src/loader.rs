@@ -56,7 +56,8 @@ impl Weights {
     /// the file is `f64` if any of its tensors is.
     ///
     /// A tensor of two dimensions or more may be stored as 8-bit integers: `NAME` of type I8 and, beside it, `NAME.scale`,
-    /// F32 with one value for each of its rows (the first dimension). It becomes `f32`, each integer times its row's scale.
+    /// F32 with one value for each of its rows (the first dimension). It becomes `f32`, each integer times its row's scale. A matrix may also be stored in
+    /// 6 bits: type U8 and shape `(rows, columns / 4, 3)`, four integers from −32 to 31 in three bytes, each with 32 added, the lowest bits first.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] naming every tensor that is missing, unexpected, of another shape or type, or not
@@ -85,7 +86,8 @@ impl Weights {
                 problems.push(format!("{file_name}: {name}: missing, expected shape {shape:?}"));
                 continue;
             };
-            if view.shape() != shape.as_slice() {
+            let is_packed = is_packed(&view, shape);
+            if !is_packed && view.shape() != shape.as_slice() {
                 problems.push(format!(
                     "{file_name}: {name}: expected shape {shape:?}, found {:?}",
                     view.shape()
@@ -97,7 +99,7 @@ impl Weights {
                 Dtype::BF16 => stored(&view, DType::BF16)?,
                 Dtype::F32 => stored(&view, DType::F32)?,
                 Dtype::F64 => stored(&view, DType::F64)?,
-                Dtype::I8 if shape.len() > 1 => match scaled(&file, name, &view) {
+                Dtype::I8 | Dtype::U8 if is_packed || (view.dtype() == Dtype::I8 && shape.len() > 1) => match scaled(&file, name, &view) {
                     Ok(values) => Tensor::from_vec(values, shape.as_slice(), &Device::Cpu)?,
                     Err(problem) => {
                         problems.push(format!("{file_name}: {name}{SCALE}: {problem}"));
@@ -208,14 +210,44 @@ fn stored(view: &TensorView<'_>, dtype: DType) -> Result<Tensor, ModelError> {
 /// Whether a tensor is the scale of one of 8-bit integers.
 fn is_scale(file: &SafeTensors<'_>, name: &str) -> bool {
     let of = name.strip_suffix(SCALE).and_then(|of| file.tensor(of).ok());
-    of.is_some_and(|of| of.dtype() == Dtype::I8 && of.shape().len() > 1)
+    of.is_some_and(|of| match of.dtype() {
+        Dtype::I8 => of.shape().len() > 1,
+        Dtype::U8 => matches!(of.shape(), [_, _, BYTES_OF_FOUR]),
+        _ => false,
+    })
 }
 
-/// Values of a tensor of 8-bit integers, each row times its scale; or what is wrong with the scale.
+/// Bytes that hold four integers of 6 bits.
+const BYTES_OF_FOUR: usize = 3;
+
+/// Whether a tensor is a matrix of this shape in 6 bits.
+fn is_packed(view: &TensorView<'_>, shape: &[usize]) -> bool {
+    match shape {
+        &[rows, columns] => {
+            view.dtype() == Dtype::U8 && columns % 4 == 0 && view.shape() == [rows, columns / 4, BYTES_OF_FOUR]
+        }
+        _ => false,
+    }
+}
+
+/// The integers of a tensor of 8 or 6 bits.
+fn integers(view: &TensorView<'_>) -> Vec<i8> {
+    if view.dtype() == Dtype::I8 {
+        return view.data().iter().map(|&byte| byte as i8).collect();
+    }
+    let fours = view.data().as_chunks::<BYTES_OF_FOUR>().0.iter();
+    let unpack = |&[low, middle, high]: &[u8; BYTES_OF_FOUR]| {
+        let bits = u32::from_le_bytes([low, middle, high, 0]);
+        [0, 6, 12, 18].map(|place| (bits >> place & 63) as i8 - 32)
+    };
+    fours.flat_map(unpack).collect()
+}
+
+/// Values of a tensor of integers, each row times its scale; or what is wrong with the scale.
 fn scaled(file: &SafeTensors<'_>, name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, String> {
     let rows = view.shape().first().copied().unwrap_or(0);
     let scale = file.tensor(&format!("{name}{SCALE}")).map_err(|_| {
-        format!("missing, expected type F32 of shape [{rows}] beside a tensor of 8-bit integers")
+        format!("missing, expected type F32 of shape [{rows}] beside a tensor of integers")
     })?;
     if scale.dtype() != Dtype::F32 || scale.shape() != [rows] {
         let (dtype, shape) = (scale.dtype(), scale.shape());
@@ -236,10 +268,11 @@ fn scaled(file: &SafeTensors<'_>, name: &str, view: &TensorView<'_>) -> Result<V
             "expected finite values, found {bad} that are infinite or not a number"
         ));
     }
-    let columns = view.data().len() / rows.max(1);
-    let mut values = Vec::with_capacity(view.data().len());
-    for (row, scale) in view.data().chunks_exact(columns.max(1)).zip(scales) {
-        values.extend(row.iter().map(|&byte| f32::from(byte as i8) * scale));
+    let integers = integers(view);
+    let columns = integers.len() / rows.max(1);
+    let mut values = Vec::with_capacity(integers.len());
+    for (row, scale) in integers.chunks_exact(columns.max(1)).zip(scales) {
+        values.extend(row.iter().map(|&integer| f32::from(integer) * scale));
     }
     Ok(values)
 }
@@ -265,7 +298,7 @@ mod tests {
         safetensors::serialize(views, None).unwrap()
     }
 
-    fn integers(values: &[i8]) -> Vec<u8> {
+    fn bytes_of_integers(values: &[i8]) -> Vec<u8> {
         bytes_of(values, |value| value.to_le_bytes())
     }
 
@@ -283,7 +316,7 @@ mod tests {
     fn eight_bits_are_read_as_the_floats_that_they_stand_for() {
         let bias = ("a.bias", Dtype::F32, [2].as_slice(), floats(&[1.0, 2.0]));
         let bytes = file(&[
-            ("a.weight", Dtype::I8, &[2, 3], integers(&INTEGERS)),
+            ("a.weight", Dtype::I8, &[2, 3], bytes_of_integers(&INTEGERS)),
             ("a.weight.scale", Dtype::F32, &[2], floats(&[0.5, -0.25])),
             bias.clone(),
         ]);
@@ -298,7 +331,7 @@ mod tests {
 
         // A convolution's rows are its outputs; beside an f64 all tensors are f64.
         let bytes = file(&[
-            ("a.weight", Dtype::I8, &[2, 1, 3], integers(&INTEGERS)),
+            ("a.weight", Dtype::I8, &[2, 1, 3], bytes_of_integers(&INTEGERS)),
             ("a.weight.scale", Dtype::F32, &[2], floats(&[0.5, -0.25])),
             (
                 "a.bias",
@@ -333,8 +366,33 @@ mod tests {
     }
 
     #[test]
+    fn six_bits_are_read_as_the_floats_that_they_stand_for() {
+        let pack = |four: [u32; 4]| {
+            let bits = (0..4).fold(0, |bits, index| bits | four[index] << (6 * index));
+            bits.to_le_bytes()[..3].to_vec()
+        };
+        let bytes = [pack([0, 63, 32, 33]), pack([1, 2, 3, 4])].concat();
+        let load = |shape: &[usize], expected: &[usize]| {
+            let file = file(&[
+                ("a", Dtype::U8, shape, bytes.clone()),
+                ("a.scale", Dtype::F32, &[2], floats(&[0.5, -1.0])),
+            ]);
+            Weights::from_safetensors(&file, &[("a".into(), expected.to_vec())])
+        };
+        let weights = load(&[2, 1, 3], &[2, 4]).unwrap();
+        assert_eq!(
+            weights.values("a").unwrap(),
+            [-16.0, 15.5, 0.0, 0.5, 31.0, 30.0, 29.0, 28.0]
+        );
+        for (shape, expected) in [(vec![2, 1, 3], vec![2, 3]), (vec![2, 3], vec![2, 4]), (vec![1, 2, 3], vec![2, 4])] {
+            let error = load(&shape, &expected).unwrap_err().to_string();
+            assert!(error.contains("a: expected shape"), "{error}");
+        }
+    }
+
+    #[test]
     fn every_problem_of_eight_bits_is_named() {
-        let weight = |shape: &'static [usize]| ("a.weight", Dtype::I8, shape, integers(&INTEGERS));
+        let weight = |shape: &'static [usize]| ("a.weight", Dtype::I8, shape, bytes_of_integers(&INTEGERS));
         let bias = ("a.bias", Dtype::F32, [2].as_slice(), floats(&[1.0, 2.0]));
         let scale = |dtype, shape: &'static [usize], bytes| ("a.weight.scale", dtype, shape, bytes);
         let ones = |count: usize| floats(&vec![1.0; count]);
@@ -379,7 +437,7 @@ mod tests {
                 vec![
                     weight(&[2, 3]),
                     scale(Dtype::F32, &[2], ones(2)),
-                    ("a.bias", Dtype::I8, &[2], integers(&[1, 2])),
+                    ("a.bias", Dtype::I8, &[2], bytes_of_integers(&[1, 2])),
                     ("a.bias.scale", Dtype::F32, &[2], ones(2)),
                 ],
                 vec![

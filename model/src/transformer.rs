@@ -12,11 +12,26 @@ pub(crate) struct Parts<'a> {
     pub(crate) weights: &'a Weights,
     /// What every name begins with, its last dot included.
     pub(crate) prefix: String,
+    /// Whether the parts are called as those of an Emformer's layer.
+    pub(crate) is_emformer: bool,
     pub(crate) precision: Precision,
 }
 
+/// What the parts of a layer are called here, and in an [Emformer](crate::encoder::emformer): the same pre-norm layer, but for what it sees.
+const EMFORMER_NAMES: [(&str, &str); 7] = [
+    ("self_norm", "layer_norm_input"),
+    ("self_attention.query", "attention.emb_to_query"),
+    ("self_attention.key_value", "attention.emb_to_key_value"),
+    ("self_attention.out", "attention.out_proj"),
+    ("ffn_norm", "pos_ff.0"),
+    ("ffn.0", "pos_ff.1"),
+    ("ffn.3", "pos_ff.4"),
+];
+
 impl Parts<'_> {
     fn values(&self, part: &str, kind: &str) -> Result<Vec<f32>, ModelError> {
+        let other = EMFORMER_NAMES.iter().find(|(name, _)| self.is_emformer && *name == part);
+        let part = other.map_or(part, |(_, name)| name);
         self.weights.values(&format!("{}{part}.{kind}", self.prefix))
     }
 
@@ -86,11 +101,12 @@ pub(crate) struct FeedForward {
 }
 
 impl FeedForward {
-    pub(crate) fn new(parts: &Parts<'_>, dim: usize, ffn_dim: usize) -> Result<Self, ModelError> {
+    pub(crate) fn new(parts: &Parts<'_>, dim: usize) -> Result<Self, ModelError> {
+        let expand = parts.linear("ffn.0", dim)?;
         Ok(Self {
             norm: parts.norm("ffn_norm")?,
-            expand: parts.linear("ffn.0", dim)?,
-            contract: parts.linear("ffn.3", ffn_dim)?,
+            contract: parts.linear("ffn.3", expand.outputs())?,
+            expand,
         })
     }
 

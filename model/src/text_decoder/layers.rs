@@ -4,7 +4,6 @@ use crate::encoder::kernels::{Linear, Norm, Rows, log_softmax_rows};
 use crate::error::ModelError;
 use crate::transformer::{FeedForward, Heads, Parts, SelfAttention};
 
-use super::config::TextDecoderConfig;
 use super::{GROUP_ROWS, Memory, TextDecoder};
 
 /// Rows of log-probs that are made at a time: whole rows of thousands of classes.
@@ -25,7 +24,6 @@ pub(super) struct Layer {
 
 impl Layer {
     pub(super) fn new(
-        config: &TextDecoderConfig,
         heads: &Heads,
         dim: usize,
         parts: &Parts<'_>,
@@ -36,7 +34,7 @@ impl Layer {
             cross_query: parts.query("cross_attention", heads)?,
             cross_key_value: parts.linear("cross_attention.key_value", dim)?,
             cross_out: parts.linear("cross_attention.out", dim)?,
-            ffn: FeedForward::new(parts, dim, config.ffn_dim)?,
+            ffn: FeedForward::new(parts, dim)?,
         })
     }
 

@@ -90,9 +90,10 @@ impl TextDecoder {
             let parts = Parts {
                 weights,
                 prefix: name(&format!("layers.{index}.")),
+                is_emformer: false,
                 precision,
             };
-            Layer::new(config, &heads, dim, &parts)
+            Layer::new(&heads, dim, &parts)
         });
         Ok(Self {
             layers: layers.collect::<Result<_, _>>()?,

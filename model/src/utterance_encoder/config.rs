@@ -17,8 +17,16 @@ pub struct UtteranceEncoderConfig {
     pub num_heads: usize,
     /// Width inside the feed-forward part.
     pub ffn_dim: usize,
+    /// So many of the first layers, and with them the convolutions, are those of the streaming encoder in front: a `whisper-emformer` of the same width and heads
+    /// whose first layers were not trained.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub shared_layers: usize,
     /// Positions: the longest utterance in frames, its silence behind included.
     pub max_frames: usize,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// Beyond all sizes that make sense, far below what would make products of sizes overflow.
@@ -39,6 +47,13 @@ impl UtteranceEncoderConfig {
                 format!("utterance_encoder.{name}: expected {least} to {MOST}, found {size}"),
             );
         }
+        require(
+            self.shared_layers <= self.num_layers,
+            format!(
+                "utterance_encoder.shared_layers: expected at most {}, found {}",
+                self.num_layers, self.shared_layers
+            ),
+        );
         let divides = self.num_heads > 0 && self.dim.is_multiple_of(self.num_heads) && self.dim.is_multiple_of(2);
         require(
             divides,
@@ -50,16 +65,17 @@ impl UtteranceEncoderConfig {
     }
 }
 
-/// Every tensor of an utterance encoder over frames of `num_features` values, with its shape.
+/// Every tensor of an utterance encoder over frames of `num_features` values, with its shape, but for those of the streaming encoder that it shares.
 pub fn expected_tensors(num_features: usize, config: &UtteranceEncoderConfig) -> Vec<Expected> {
     let dim = config.dim;
     let mut expected = Vec::new();
-    for (conv, inputs) in [("conv1", num_features), ("conv2", dim)] {
+    let own_stem = [("conv1", num_features), ("conv2", dim)].into_iter().filter(|_| config.shared_layers == 0);
+    for (conv, inputs) in own_stem {
         let [mut weight, bias] = affine(&name(conv), dim, Some(inputs));
         weight.1.push(super::TAPS);
         expected.extend([weight, bias]);
     }
-    for index in 0..config.num_layers {
+    for index in config.shared_layers..config.num_layers {
         expected.extend(layer_tensors(&layer(index), dim, config.ffn_dim));
     }
     expected
@@ -84,6 +100,7 @@ mod tests {
         num_layers: 4,
         num_heads: 6,
         ffn_dim: 1536,
+        shared_layers: 0,
         max_frames: 1500,
     };
 
@@ -103,12 +120,14 @@ mod tests {
         let wrong = UtteranceEncoderConfig {
             num_heads: 7,
             num_layers: 0,
+            shared_layers: 1,
             max_frames: 3,
             ..TINY
         };
         let found = problems(&wrong);
         for part in [
             "utterance_encoder.num_layers: expected 1 to 65536, found 0",
+            "utterance_encoder.shared_layers: expected at most 0, found 1",
             "expected a divisor of dim (384), which is even, found 7",
             "utterance_encoder.max_frames: expected 51",
         ] {
@@ -121,6 +140,8 @@ mod tests {
         let expected = expected_tensors(80, &TINY);
         // Two convolutions; in each layer two norms, an attention of three layers, two of feed-forward.
         assert_eq!(expected.len(), 2 * 2 + 4 * 2 * (2 + 3 + 2));
+        let shared = UtteranceEncoderConfig { shared_layers: 1, ..TINY };
+        assert_eq!(expected_tensors(80, &shared).len(), 3 * 2 * (2 + 3 + 2));
         let shape = |wanted: &str| expected.iter().find(|(name, _)| name == wanted).map(|(_, shape)| shape.as_slice());
         assert_eq!(shape("utterance_encoder.conv2.weight"), Some([384, 384, 3].as_slice()));
         assert_eq!(

@@ -5,8 +5,7 @@ use std::fs::File;
 use std::path::Path;
 
 use crate::support::{
-    Random, Session, Whole, alone, executors, features_for, flat, max_difference, random_tensors, serialise,
-    sizes, step,
+    Random, Session, Whole, alone, executors, features_for, flat, max_difference, step,
 };
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;
@@ -14,11 +13,7 @@ use serde_json::json;
 use waxwing_frontend::container::{AudioFile, DecodeLimits};
 use waxwing_frontend::pcm::ChannelSelection;
 use waxwing_frontend::{Frontend, FrontendConfig};
-use waxwing_model::architecture::expected_tensors;
-use waxwing_model::config::EncoderConfig;
-use waxwing_model::encoder::emformer::{Emformer, EmformerConfig, OutputNorm};
 use waxwing_model::encoder::{StepRow, StreamingEncoder};
-use waxwing_model::loader::Weights;
 use waxwing_model::{Config, Model, ModelError};
 
 pub(crate) const TOLERANCE: f32 = 1e-4;
