@@ -99,13 +99,15 @@ impl Weights {
                 Dtype::BF16 => stored(&view, DType::BF16)?,
                 Dtype::F32 => stored(&view, DType::F32)?,
                 Dtype::F64 => stored(&view, DType::F64)?,
-                Dtype::I8 | Dtype::U8 if is_packed || (view.dtype() == Dtype::I8 && shape.len() > 1) => match scaled(&file, name, &view) {
-                    Ok(values) => Tensor::from_vec(values, shape.as_slice(), &Device::Cpu)?,
-                    Err(problem) => {
-                        problems.push(format!("{file_name}: {name}{SCALE}: {problem}"));
-                        continue;
+                Dtype::I8 | Dtype::U8 if is_packed || (view.dtype() == Dtype::I8 && shape.len() > 1) => {
+                    match scaled(&file, name, &view) {
+                        Ok(values) => Tensor::from_vec(values, shape.as_slice(), &Device::Cpu)?,
+                        Err(problem) => {
+                            problems.push(format!("{file_name}: {name}{SCALE}: {problem}"));
+                            continue;
+                        }
                     }
-                },
+                }
                 other => {
                     problems.push(format!(
                         "{file_name}: {name}: expected type F16, BF16, F32 or F64, found {other:?}"
@@ -224,7 +226,9 @@ const BYTES_OF_FOUR: usize = 3;
 fn is_packed(view: &TensorView<'_>, shape: &[usize]) -> bool {
     match shape {
         &[rows, columns] => {
-            view.dtype() == Dtype::U8 && columns % 4 == 0 && view.shape() == [rows, columns / 4, BYTES_OF_FOUR]
+            view.dtype() == Dtype::U8
+                && columns % 4 == 0
+                && view.shape() == [rows, columns / 4, BYTES_OF_FOUR]
         }
         _ => false,
     }
@@ -246,9 +250,9 @@ fn integers(view: &TensorView<'_>) -> Vec<i8> {
 /// Values of a tensor of integers, each row times its scale; or what is wrong with the scale.
 fn scaled(file: &SafeTensors<'_>, name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, String> {
     let rows = view.shape().first().copied().unwrap_or(0);
-    let scale = file.tensor(&format!("{name}{SCALE}")).map_err(|_| {
-        format!("missing, expected type F32 of shape [{rows}] beside a tensor of integers")
-    })?;
+    let scale = file
+        .tensor(&format!("{name}{SCALE}"))
+        .map_err(|_| format!("missing, expected type F32 of shape [{rows}] beside a tensor of integers"))?;
     if scale.dtype() != Dtype::F32 || scale.shape() != [rows] {
         let (dtype, shape) = (scale.dtype(), scale.shape());
         return Err(format!(
@@ -384,7 +388,11 @@ mod tests {
             weights.values("a").unwrap(),
             [-16.0, 15.5, 0.0, 0.5, 31.0, 30.0, 29.0, 28.0]
         );
-        for (shape, expected) in [(vec![2, 1, 3], vec![2, 3]), (vec![2, 3], vec![2, 4]), (vec![1, 2, 3], vec![2, 4])] {
+        for (shape, expected) in [
+            (vec![2, 1, 3], vec![2, 3]),
+            (vec![2, 3], vec![2, 4]),
+            (vec![1, 2, 3], vec![2, 4]),
+        ] {
             let error = load(&shape, &expected).unwrap_err().to_string();
             assert!(error.contains("a: expected shape"), "{error}");
         }

@@ -21,7 +21,7 @@ use crate::utterance_encoder::{self, UtteranceEncoder, UtteranceEncoderConfig};
 const MOST_PRODUCTS: u64 = 3_000_000_000;
 
 /// Texts of its own that are looked for.
-const OWN_TEXTS: usize = 4;
+const OWN_TEXTS: usize = 2;
 
 /// Nobody says more tokens than this in a frame: eight in a second, and some for words cut short at both ends.
 const TOKENS_PER_FRAME: f64 = 0.16;
@@ -48,7 +48,11 @@ impl SecondListenerConfig {
 /// Every tensor of a second listener over frames of `num_features` values, with a vocabulary of `classes`.
 pub fn expected_tensors(num_features: usize, classes: usize, config: &SecondListenerConfig) -> Vec<Expected> {
     let mut expected = utterance_encoder::expected_tensors(num_features, &config.encoder);
-    expected.extend(text_decoder::expected_tensors(config.encoder.dim, classes, &config.decoder));
+    expected.extend(text_decoder::expected_tensors(
+        config.encoder.dim,
+        classes,
+        &config.decoder,
+    ));
     expected
 }
 

@@ -30,13 +30,18 @@ const EMFORMER_NAMES: [(&str, &str); 7] = [
 
 impl Parts<'_> {
     fn values(&self, part: &str, kind: &str) -> Result<Vec<f32>, ModelError> {
-        let other = EMFORMER_NAMES.iter().find(|(name, _)| self.is_emformer && *name == part);
+        let other = EMFORMER_NAMES
+            .iter()
+            .find(|(name, _)| self.is_emformer && *name == part);
         let part = other.map_or(part, |(_, name)| name);
         self.weights.values(&format!("{}{part}.{kind}", self.prefix))
     }
 
     pub(crate) fn norm(&self, part: &str) -> Result<Norm, ModelError> {
-        Ok(Norm::new(self.values(part, "weight")?, self.values(part, "bias")?))
+        Ok(Norm::new(
+            self.values(part, "weight")?,
+            self.values(part, "bias")?,
+        ))
     }
 
     pub(crate) fn linear(&self, part: &str, inputs: usize) -> Result<Linear, ModelError> {

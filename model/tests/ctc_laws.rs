@@ -118,13 +118,19 @@ impl TextScorer for Whimsical {
         };
         let score = |text: &String| -((whim(text) % 30_000) as f64) / 1000.0;
         let own = ["the ab", "", "a b b a", "nobody can spell this"].map(String::from);
-        let turned = texts.first().map(|text| text.split(' ').rev().collect::<Vec<_>>().join(" "));
+        let turned = texts
+            .first()
+            .map(|text| text.split(' ').rev().collect::<Vec<_>>().join(" "));
         Judgement {
             log_probs: texts
                 .iter()
                 .map(|text| (!text.contains("bb")).then(|| score(text)))
                 .collect(),
-            found: own.into_iter().chain(turned).map(|text| (text.clone(), score(&text))).collect(),
+            found: own
+                .into_iter()
+                .chain(turned)
+                .map(|text| (text.clone(), score(&text)))
+                .collect(),
         }
     }
 }

@@ -88,7 +88,10 @@ fn the_second_listener_knows_what_was_said() {
     let (first, second) = said.split_at(said.len() / 2);
     let turned = [second, first].concat().join(" ");
     let texts = [right, backwards.join(" "), turned, "\u{4f60}".into()];
-    let Judgement { log_probs: scores, found } = listener.judge(&frames, &texts);
+    let Judgement {
+        log_probs: scores,
+        found,
+    } = listener.judge(&frames, &texts);
     assert!(found.iter().any(|(text, _)| *text == texts[0]), "{found:?}");
     let [Some(right), others @ ..] = scores.as_slice() else {
         unreachable!("{scores:?}");
@@ -155,7 +158,9 @@ fn a_second_listener_without_its_vocabulary_or_a_head_is_refused() {
         error.contains(TEXT_TOKENS_FILE) && error.contains("missing"),
         "{error}"
     );
-    let headless = parts.config_json.replace("\"ctc\": {\n    \"blank\": 0\n  },", "");
+    let headless = parts
+        .config_json
+        .replace("\"ctc\": {\n    \"blank\": 0\n  },", "");
     assert_ne!(headless, parts.config_json);
     let parts = Parts {
         config_json: &headless,

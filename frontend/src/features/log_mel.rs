@@ -120,10 +120,7 @@ impl FeatureExtractor for StreamingLogMel {
                     *windowed = sample * weight;
                 }
                 let power = spectrum.compute();
-                features.extend(
-                    bank.energies(power)
-                        .map(|energy| scaled(energy.max(*log_floor))),
-                );
+                features.extend(bank.energies(power).map(|energy| scaled(energy.max(*log_floor))));
                 *frames_emitted += 1;
             })
         });

@@ -59,7 +59,12 @@ impl Lattice {
     fn new(tokens: &Tokens, text: &str, sounding: Option<u32>) -> Self {
         let letters: String = text
             .split_whitespace()
-            .flat_map(|word| [WORD_BOUNDARY.encode_utf8(&mut [0; 4]), word].concat().chars().collect::<Vec<_>>())
+            .flat_map(|word| {
+                [WORD_BOUNDARY.encode_utf8(&mut [0; 4]), word]
+                    .concat()
+                    .chars()
+                    .collect::<Vec<_>>()
+            })
             .collect();
         let names: Vec<(u32, String)> = (0..tokens.len() as u32)
             .filter(|&id| id != tokens.blank())
@@ -70,7 +75,14 @@ impl Lattice {
             .filter(|(_, name)| !name.is_empty())
             .collect();
         // What sounds when the first frame comes is no part of the text.
-        let mut edges: Vec<Edge> = sounding.map(|token| Edge { from: 0, to: 0, token }).into_iter().collect();
+        let mut edges: Vec<Edge> = sounding
+            .map(|token| Edge {
+                from: 0,
+                to: 0,
+                token,
+            })
+            .into_iter()
+            .collect();
         for (from, _) in letters.char_indices() {
             let rest = &letters[from..];
             let fitting = names.iter().filter(|(_, name)| rest.starts_with(name.as_str()));
@@ -103,7 +115,14 @@ impl Lattice {
     }
 
     /// One frame: `probability` of each class, `came_from` gets the state before each state on its best path.
-    fn step(&self, before: &States, behind: &mut States, blank: f64, probability: &[f64], came_from: &mut Vec<u32>) {
+    fn step(
+        &self,
+        before: &States,
+        behind: &mut States,
+        blank: f64,
+        probability: &[f64],
+        came_from: &mut Vec<u32>,
+    ) {
         let mut enter = |state: usize, from: &mut dyn Iterator<Item = usize>, probability: f64| {
             let (mut sum, mut best, mut origin) = (before.sums[state], before.best[state], state);
             for other in from {
@@ -164,7 +183,11 @@ pub(crate) fn align<'a>(
             return None;
         }
         log_scale += scale.ln();
-        behind.sums.iter_mut().chain(&mut behind.best).for_each(|value| *value /= scale);
+        behind
+            .sums
+            .iter_mut()
+            .chain(&mut behind.best)
+            .for_each(|value| *value /= scale);
         std::mem::swap(&mut before, &mut behind);
     }
     let end = lattice.into.len() - 1;
@@ -188,9 +211,16 @@ fn trace(
 ) -> Vec<EmittedToken> {
     let mut found: Vec<EmittedToken> = Vec::new();
     let (mut state, mut later) = (last as u32, NOWHERE);
-    let steps = came_from.chunks_exact(lattice.len()).zip(log_probs.chunks_exact(classes)).enumerate();
+    let steps = came_from
+        .chunks_exact(lattice.len())
+        .zip(log_probs.chunks_exact(classes))
+        .enumerate();
     for (index, (came_from, log_probs)) in steps.rev() {
-        if let Some(edge) = lattice.edges.get(state as usize).filter(|edge| edge.from < edge.to) {
+        if let Some(edge) = lattice
+            .edges
+            .get(state as usize)
+            .filter(|edge| edge.from < edge.to)
+        {
             let (frame, log_posterior) = (first + index as u64, log_probs[edge.token as usize]);
             match found.last_mut().filter(|_| later == state) {
                 Some(token) => {
@@ -237,7 +267,11 @@ mod tests {
     /// All paths of so many frames.
     fn paths(classes: u32, frames: usize) -> Vec<Vec<u32>> {
         (0..frames).fold(vec![Vec::new()], |paths, _| {
-            let longer = |path: &Vec<u32>| (0..classes).map(|class| [path.as_slice(), &[class]].concat()).collect::<Vec<_>>();
+            let longer = |path: &Vec<u32>| {
+                (0..classes)
+                    .map(|class| [path.as_slice(), &[class]].concat())
+                    .collect::<Vec<_>>()
+            };
             paths.iter().flat_map(longer).collect()
         })
     }
@@ -287,7 +321,11 @@ mod tests {
         let sure = |class: u32| vec![(class, 0.999_f32.ln())];
         let frames = [sure(1), sure(0), sure(1), sure(2)];
         let found = align(&tokens, "ab", Some(1), 100, frames.iter().map(Vec::as_slice)).unwrap();
-        let times: Vec<(u32, u64, u64)> = found.tokens.iter().map(|token| (token.id, token.start, token.end)).collect();
+        let times: Vec<(u32, u64, u64)> = found
+            .tokens
+            .iter()
+            .map(|token| (token.id, token.start, token.end))
+            .collect();
         assert_eq!(times, [(1, 102, 103), (2, 103, 104)]);
         assert!(found.log_prob > -0.01);
         assert!(align(&tokens, "xyz", None, 0, frames.iter().map(Vec::as_slice)).is_none());

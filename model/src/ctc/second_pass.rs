@@ -319,7 +319,8 @@ impl<S: Scorer + Clone> SecondPass<S> {
         let sounding = beginning.last.filter(|_| beginning.is_sounding);
         let begins = [0].iter().chain(&self.ends);
         let frames = begins.zip(&self.ends);
-        let frames = frames.map(|(&from, &end)| self.classes.get(from as usize..end as usize).unwrap_or_default());
+        let frames =
+            frames.map(|(&from, &end)| self.classes.get(from as usize..end as usize).unwrap_or_default());
         let aligned = align(&self.tokens, text, sounding, beginning.frame, frames)?;
         let scored = self.scored(&aligned.tokens);
         Some(BeamHypothesis {

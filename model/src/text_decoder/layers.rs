@@ -23,11 +23,7 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    pub(super) fn new(
-        heads: &Heads,
-        dim: usize,
-        parts: &Parts<'_>,
-    ) -> Result<Self, ModelError> {
+    pub(super) fn new(heads: &Heads, dim: usize, parts: &Parts<'_>) -> Result<Self, ModelError> {
         Ok(Self {
             attention: SelfAttention::new(parts, heads)?,
             cross_norm: parts.norm("cross_norm")?,
@@ -186,7 +182,12 @@ impl TextDecoder {
             layer
                 .cross_out
                 .apply_adding(rows, &scratch.attended, &mut scratch.stream);
-            layer.ffn.apply(rows, &mut scratch.stream, &mut scratch.normed, &mut scratch.hidden);
+            layer.ffn.apply(
+                rows,
+                &mut scratch.stream,
+                &mut scratch.normed,
+                &mut scratch.hidden,
+            );
         }
     }
 
@@ -212,7 +213,8 @@ impl TextDecoder {
                 next = scratch.tree.nodes[node].parent;
             }
             let path = side_by_side(&scratch.path, dim);
-            self.heads.attend((row, 3 * dim), path, &mut scratch.scores, attended);
+            self.heads
+                .attend((row, 3 * dim), path, &mut scratch.scores, attended);
         }
     }
 

@@ -77,7 +77,11 @@ impl Transcriber {
                 .find(|token| !self.tokens.spelling(token.id).is_empty())
                 .map(|token| token.start)
         };
-        let earliest = if self.stable_words() == 0 { self.earliest() } else { 0 };
+        let earliest = if self.stable_words() == 0 {
+            self.earliest()
+        } else {
+            0
+        };
         let is_in_time = |found: &BeamHypothesis| first_letter(found).is_none_or(|start| start >= earliest);
         found.retain(is_in_time);
         self.rescore(&mut found);

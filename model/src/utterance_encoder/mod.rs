@@ -2,7 +2,7 @@
 //!
 //! Two convolutions, sinusoidal positions, pre-norm Transformer layers (Radford et al. 2022, section 2.2; `AudioEncoder` in `whisper/model.py` of
 //! openai-whisper, MIT), but for the last norm, which belongs to the [text decoder](crate::text_decoder) behind it. The original always
-//! reads 30 s, most of them silence. This one reads what was said and a second of silence, as its decoder was trained on: it costs what is said.
+//! reads 30 s, most of them silence. This one reads what was said and half a second of silence, which its decoder was trained to understand: it costs what is said.
 //!
 //! Its features are those of the streaming front end, so nothing is computed twice; what lies more than eight decades below the utterance's
 //! loudest value is raised to that, as Whisper's own features are.
@@ -25,8 +25,8 @@ pub use config::{UtteranceEncoderConfig, expected_tensors};
 /// Feature frames for one output frame.
 pub const SUBSAMPLING: usize = 2;
 
-/// Silence behind the utterance, in output frames: a second.
-pub const PADDING_FRAMES: usize = 50;
+/// Silence behind the utterance, in output frames: half a second.
+pub const PADDING_FRAMES: usize = 25;
 
 /// Feature frames that a convolution sees.
 const TAPS: usize = 3;
@@ -95,7 +95,9 @@ impl UtteranceEncoder {
                     "{WEIGHTS_FILE}: {name}: expected shape {shape:?}, found {:?}",
                     tensor.dims()
                 )),
-                Err(_) => problems.push(format!("{WEIGHTS_FILE}: {name}: missing, expected shape {shape:?}")),
+                Err(_) => problems.push(format!(
+                    "{WEIGHTS_FILE}: {name}: missing, expected shape {shape:?}"
+                )),
             }
         }
         if !problems.is_empty() {
@@ -121,7 +123,11 @@ impl UtteranceEncoder {
             let is_shared = index < config.shared_layers;
             let parts = Parts {
                 weights,
-                prefix: if is_shared { format!("emformer_layers.{index}.") } else { layer(index) },
+                prefix: if is_shared {
+                    format!("emformer_layers.{index}.")
+                } else {
+                    layer(index)
+                },
                 is_emformer: is_shared,
                 precision,
             };
@@ -159,11 +165,17 @@ impl UtteranceEncoder {
     pub fn products(&self, frames: usize) -> u64 {
         let frames = (frames + PADDING_FRAMES) as u64;
         let attention = 2 * frames * self.config.dim as u64;
-        let layers = self.layers.iter().map(|layer| layer.attention.products() + layer.ffn.products() + attention);
-        frames * (layers.sum::<u64>() + SUBSAMPLING as u64 * self.conv1.products() as u64 + self.conv2.products() as u64)
+        let layers = self
+            .layers
+            .iter()
+            .map(|layer| layer.attention.products() + layer.ffn.products() + attention);
+        frames
+            * (layers.sum::<u64>()
+                + SUBSAMPLING as u64 * self.conv1.products() as u64
+                + self.conv2.products() as u64)
     }
 
-    /// `(output frames · 2, features) f32` of an utterance into `(output frames + 50, dim) f32`, the silence behind it included. Values
+    /// `(output frames · 2, features) f32` of an utterance into `(output frames + 25, dim) f32`, the silence behind it included. Values
     /// behind the last whole output frame are not read. Nothing for an utterance without a frame, or of more frames than there are positions.
     pub fn encode(&self, features: &[f32]) -> Vec<f32> {
         let spoken = features.len() / self.values_per_frame();
@@ -178,7 +190,9 @@ impl UtteranceEncoder {
             scratch.attended.resize(rows * dim, 0.0);
             for layer in &self.layers {
                 self.attend(layer, rows, &mut stream, scratch);
-                layer.ffn.apply(rows, &mut stream, &mut scratch.normed, &mut scratch.hidden);
+                layer
+                    .ffn
+                    .apply(rows, &mut stream, &mut scratch.normed, &mut scratch.hidden);
             }
             stream
         })
@@ -194,7 +208,10 @@ impl UtteranceEncoder {
         frames.clear();
         frames.resize(num_features, 0.0);
         frames.extend(features.iter().map(|value| value.max(lowest)));
-        frames.resize((1 + SUBSAMPLING * rows + 1) * num_features, self.silence.max(lowest));
+        frames.resize(
+            (1 + SUBSAMPLING * rows + 1) * num_features,
+            self.silence.max(lowest),
+        );
         windows(&mut scratch.taps, frames, num_features, 1);
         let count = SUBSAMPLING * rows;
         let hidden = &mut scratch.hidden;
@@ -217,7 +234,10 @@ impl UtteranceEncoder {
         let stride = 3 * dim;
         layer.attention.norm.apply(stream, &mut scratch.normed);
         scratch.projected.resize(rows * stride, 0.0);
-        layer.attention.query_key_value.apply(rows, &scratch.normed, &mut scratch.projected);
+        layer
+            .attention
+            .query_key_value
+            .apply(rows, &scratch.normed, &mut scratch.projected);
         // Many keys, all in one place: the blocked product is twice as fast here as the kernels for a few.
         let head_dim = dim / self.config.num_heads;
         for head in (0..dim).step_by(head_dim) {
@@ -228,10 +248,24 @@ impl UtteranceEncoder {
                 let scores = &mut scratch.scores;
                 scores.resize(count * rows, 0.0);
                 let queries = part(begin * stride);
-                product((count, rows, head_dim), scores, rows, queries, keys.transposed(), false);
+                product(
+                    (count, rows, head_dim),
+                    scores,
+                    rows,
+                    queries,
+                    keys.transposed(),
+                    false,
+                );
                 softmax_rows(scores, rows);
                 let attended = &mut scratch.attended[begin * dim + head..];
-                product((count, head_dim, rows), attended, dim, Matrix::rows(scores, rows), values, false);
+                product(
+                    (count, head_dim, rows),
+                    attended,
+                    dim,
+                    Matrix::rows(scores, rows),
+                    values,
+                    false,
+                );
             }
         }
         layer.attention.out.apply_adding(rows, &scratch.attended, stream);

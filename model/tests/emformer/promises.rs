@@ -4,9 +4,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use crate::support::{
-    Random, Session, Whole, alone, executors, features_for, flat, max_difference, step,
-};
+use crate::support::{Random, Session, Whole, alone, executors, features_for, flat, max_difference, step};
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 use serde_json::json;

@@ -244,7 +244,10 @@ impl Core {
         if self.model.has_second_listener() {
             self.looked_ahead.extend_from_slice(&self.features[..consumed]);
             let geometry = self.model.geometry();
-            heard = self.looked_ahead.len().min(geometry.segment_frames * geometry.num_features);
+            heard = self
+                .looked_ahead
+                .len()
+                .min(geometry.segment_frames * geometry.num_features);
         }
         self.features.drain(..consumed);
         let mut finals = Vec::new();

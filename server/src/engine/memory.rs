@@ -63,7 +63,11 @@ impl SessionBytes {
         let feature_frames = 2 * step_frames + silence_frames + SLACK_FRAMES;
         let samples = frontend.samples_needed_for((geometry.frames_needed(0) + 1) as u64) as usize;
         let log_probs = geometry.output_frames() * geometry.output_dim;
-        let looked_ahead = if model.has_second_listener() { step_frames } else { 0 };
+        let looked_ahead = if model.has_second_listener() {
+            step_frames
+        } else {
+            0
+        };
         let values = (feature_frames + looked_ahead) * geometry.num_features + samples + log_probs;
         // A flush's silence is forgotten once the look-ahead behind it is through.
         let silences = geometry.lookahead_frames.div_ceil(geometry.segment_frames) + 3;
