@@ -7,6 +7,7 @@
 //! The decoder is the best path or a prefix beam search over log-probs, or the search of a transducer over encoder frames. Endpoints are judged from the frames' most probable classes in both
 //! cases; the beam lives through them with its best prefix, so the sound in which an utterance was ended goes on.
 
+mod deferred;
 mod ending;
 mod memory;
 mod rescoring;
@@ -20,6 +21,8 @@ use crate::hypothesis::{Evidence, Hypothesis, WORD_TAIL};
 use crate::language_model::LanguageModel;
 use crate::tokens::Tokens;
 use crate::transducer::{Heard, Networks, Stage};
+
+use deferred::Due;
 
 pub use crate::ctc::{Decoding, DecodingError};
 pub use crate::endpoint::{Endpointing, EndpointingError, FinalDelay};
@@ -83,6 +86,8 @@ pub struct Transcriber {
     rescoring_weight: f32,
     /// Output frame from which on the words of a long utterance are judged again.
     next_judgement: u64,
+    /// A judgement that waits.
+    due: Option<Due>,
     hypothesis: Hypothesis,
     /// Of the beam, in the frame before.
     best_serial: u64,
@@ -127,6 +132,7 @@ impl Transcriber {
             text_scorer: None,
             rescoring_weight: decoding.rescoring_weight,
             next_judgement: 0,
+            due: None,
             greedy: GreedyDecoder::new(tokens.blank()),
             decoder,
             alternatives: decoding.alternatives,
@@ -168,21 +174,26 @@ impl Transcriber {
     /// As [`accept`](Self::accept), with the features that each of them advances by, `(frames, values) f32`: what a text scorer hears. Without them
     /// nothing is judged.
     pub fn accept_heard(&mut self, log_probs: &[f32], features: &[f32], finals: &mut Vec<Utterance>) {
-        let width = match &self.decoder {
+        let (mut log_probs, mut features) = (log_probs, features);
+        let (width, len) = (self.frame_width(), self.heard_len());
+        loop {
+            let taken = self.take(log_probs, features, finals);
+            log_probs = log_probs.get(taken * width..).unwrap_or_default();
+            features = features.get(taken * len..).unwrap_or_default();
+            while self.is_due() {
+                self.judge(finals);
+            }
+            if log_probs.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Values of a frame that it takes.
+    fn frame_width(&self) -> usize {
+        match &self.decoder {
             Decoder::Transducer(stage) => stage.frame_len(),
             Decoder::Greedy | Decoder::Beam(_) => self.tokens.len(),
-        };
-        debug_assert_eq!(log_probs.len() % width, 0, "log-probs must be whole frames");
-        let dim = self.heard_len();
-        let mut heard = features.chunks_exact(dim.max(1));
-        for frame in log_probs.chunks_exact(width) {
-            let heard = if dim > 0 {
-                heard.next().unwrap_or_default()
-            } else {
-                &[]
-            };
-            self.accept_frame(frame, heard);
-            finals.extend(self.end_if_over());
         }
     }
 
@@ -224,6 +235,8 @@ impl Transcriber {
     /// stream may go on: the decoder keeps its last class, so a sound that is cut in two by this is not heard
     /// twice, and all later tokens are what they would have been. A word that is cut in two becomes two words.
     pub fn finish(&mut self) -> Option<Utterance> {
+        // What was due is part of it.
+        self.due = None;
         let ended = self.end_utterance();
         self.count(ended)
     }
@@ -401,20 +414,29 @@ impl Transcriber {
         let (start, has_completed_words) = self.progress();
         let age_frames = self.frames_seen.saturating_sub(start?);
         let is_full = matches!(&self.decoder, Decoder::Transducer(stage) if stage.is_full());
-        let ended = match self.detector.judge(age_frames, has_completed_words) {
+        let verdict = self.detector.judge(age_frames, has_completed_words);
+        let ended = match verdict {
             _ if is_full => self.end_utterance(),
             Verdict::GoOn => None,
-            Verdict::EndUtterance => self.end_utterance(),
-            Verdict::CutAtWordBoundary => {
-                if let Decoder::Beam(search) = &mut self.decoder {
-                    search.settle_to_word();
-                    self.apply_settled();
-                }
-                self.settle_transducer();
-                self.cut()
+            Verdict::EndUtterance | Verdict::CutAtWordBoundary if self.has_to_judge() => {
+                let is_over = verdict == Verdict::EndUtterance;
+                self.due = Some(if is_over { Due::End } else { Due::Cut });
+                None
             }
+            Verdict::EndUtterance => self.end_utterance(),
+            Verdict::CutAtWordBoundary => self.end_at_word(),
         };
         self.count(ended)
+    }
+
+    /// Ends the utterance behind the last complete word of the best hypothesis.
+    fn end_at_word(&mut self) -> Option<Utterance> {
+        if let Decoder::Beam(search) = &mut self.decoder {
+            search.settle_to_word();
+            self.apply_settled();
+        }
+        self.settle_transducer();
+        self.cut()
     }
 
     /// Ends the utterance behind its last complete word; the open one goes on.

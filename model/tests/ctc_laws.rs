@@ -214,6 +214,40 @@ struct Heard {
     partials: Vec<Utterance>,
 }
 
+/// Hands the frames over, and lets every judgement wait until somebody has looked at the open utterance.
+fn listen_and_put_off(options: &TranscriberOptions, log_probs: &[f32]) -> Vec<Utterance> {
+    let mut transcriber = Transcriber::new(tokens(), FRAME_SECONDS, options.clone())
+        .with_text_scorer(Some(Arc::new(Whimsical)));
+    let features: Vec<f32> = log_probs
+        .chunks(NUM_CLASSES)
+        .flat_map(|frame| [frame[0], frame[1]])
+        .collect();
+    let (mut finals, mut taken, frames) = (Vec::new(), 0, log_probs.len() / NUM_CLASSES);
+    while taken < frames {
+        taken += transcriber.take(
+            &log_probs[taken * NUM_CLASSES..],
+            &features[taken * 2..],
+            &mut finals,
+        );
+        assert!(taken == frames || transcriber.is_due());
+        let shown = transcriber.partial();
+        assert_eq!(transcriber.frames_seen(), taken as u64);
+        if let (true, Some(shown)) = (transcriber.is_due(), shown) {
+            // Nothing is taken before it is judged.
+            let taken = transcriber.take(&log_probs[..NUM_CLASSES], &features[..2], &mut finals);
+            assert_eq!((taken, transcriber.partial()), (0, Some(shown)));
+        }
+        while transcriber.is_due() {
+            transcriber.judge(&mut finals);
+        }
+    }
+    while transcriber.begin_finish() {
+        transcriber.judge(&mut finals);
+    }
+    finals.extend(transcriber.finish());
+    finals
+}
+
 /// Hands the frames over in parts of the given lengths, the last part again and again.
 fn listen(options: &TranscriberOptions, log_probs: &[f32], actions: &[(usize, Action)]) -> Heard {
     let mut transcriber = Transcriber::new(tokens(), FRAME_SECONDS, options.clone())
@@ -457,6 +491,7 @@ proptest! {
         let split: Vec<_> = split.into_iter().map(|frames| (frames, Action::Nothing)).collect();
         let heard = listen(&options, &log_probs, &split);
         prop_assert_eq!(&heard.finals, &listen(&options, &log_probs, &[(1, Action::Nothing)]).finals);
+        prop_assert_eq!(&heard.finals, &listen_and_put_off(&options, &log_probs));
         let limit = u64::from(max_utterance_ms.div_ceil(40));
         let mut time = 0;
         for last in &heard.finals {

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::deferred::Due;
 use super::{Decoder, Transcriber};
 use crate::ctc::BeamHypothesis;
 use crate::endpoint::frames_in;
@@ -76,7 +77,7 @@ impl Transcriber {
     }
 
     /// Whether the open utterance will be judged.
-    fn is_rescoring(&self) -> bool {
+    pub(super) fn is_rescoring(&self) -> bool {
         self.heard_len() > 0 && self.second_pass.as_ref().is_some_and(|kept| !kept.is_lost())
     }
 
@@ -102,10 +103,14 @@ impl Transcriber {
         let (Some(scorer), Some(kept)) = (&self.text_scorer, &self.second_pass) else {
             return;
         };
-        if !self.is_rescoring() || found.is_empty() {
+        if !self.is_rescoring() {
             return;
         }
         let texts: Vec<String> = found.iter().map(|found| text_of(&self.tokens, found)).collect();
+        // Where the first listener hears nothing, the second one is not asked: it would make words of noise.
+        if texts.first().is_none_or(String::is_empty) {
+            return;
+        }
         let end = found
             .iter()
             .filter_map(|found| found.tokens.last())
@@ -121,7 +126,7 @@ impl Transcriber {
         }
         let mut known = texts;
         for (text, log_prob) in judgement.found {
-            if known.contains(&text) || !log_prob.is_finite() {
+            if text.is_empty() || known.contains(&text) || !log_prob.is_finite() {
                 continue;
             }
             if let Some(mut own) = kept.spelled(&text) {
@@ -150,7 +155,8 @@ impl Transcriber {
             kept.nothing_yet(self.frames_seen);
         } else if kept.frames() as u64 >= longest && self.frames_seen >= self.next_judgement {
             let open = frames_in(STILL_OPEN, self.frame);
-            self.commit(self.frames_seen.saturating_sub(open));
+            let until = self.frames_seen.saturating_sub(open);
+            self.due = Some(Due::Commit { until });
             self.next_judgement = self.frames_seen + open;
         }
         true

@@ -56,7 +56,7 @@ pub struct Admission {
     files: usize,
     draining: bool,
     /// Observed live batches: when, lateness in seconds (negative when early), seconds of work.
-    observed: VecDeque<(Instant, f64, f64)>,
+    observed: VecDeque<(Instant, Option<f64>, f64)>,
     changed: Option<Instant>,
 }
 
@@ -130,7 +130,14 @@ impl Admission {
 
     /// Takes note of a batch with live rows: how late its latest row was and how long the live rows took.
     pub fn observe(&mut self, now: Instant, lateness_seconds: f64, work_seconds: f64) {
-        self.observed.push_back((now, lateness_seconds, work_seconds));
+        self.observed
+            .push_back((now, Some(lateness_seconds), work_seconds));
+        self.judge(now);
+    }
+
+    /// Takes note of work for live streams that is never late for anybody, such as a judgement.
+    pub fn observe_work(&mut self, now: Instant, work_seconds: f64) {
+        self.observed.push_back((now, None, work_seconds));
         self.judge(now);
     }
 
@@ -180,13 +187,14 @@ impl Admission {
         }
         let busy: f64 = self.observed.iter().map(|(_, _, work)| work).sum::<f64>()
             / (WINDOW.as_secs_f64() * self.limits.workers as f64);
-        let late = self
-            .observed
-            .iter()
-            .filter(|(_, lateness, _)| *lateness > 0.0)
-            .count();
+        let batches = self.observed.iter().filter_map(|(_, lateness, _)| *lateness);
+        let (mut seen, mut late) = (0, 0);
+        for lateness in batches {
+            seen += 1;
+            late += usize::from(lateness > 0.0);
+        }
         // The 95th percentile is above 0 when more than one in twenty is late; a few rows judge nothing.
-        let too_late = self.observed.len() >= 20 && late * 20 > self.observed.len();
+        let too_late = seen >= 20 && late * 20 > seen;
         if too_late || busy > BUSY_LIMIT {
             self.factor = (self.factor * LOWERED_TO).max(SMALLEST_FACTOR);
             self.changed = Some(now);

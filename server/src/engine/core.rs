@@ -30,6 +30,8 @@ pub(super) const EMISSION_DELAY: Duration = Duration::from_millis(200);
 pub(super) enum Next {
     /// A whole segment of features is there: step it.
     Step,
+    /// An utterance is to be judged before anything else: see [`Core::judge`].
+    Judge,
     /// Wait for this many more units of audio (see [`Core::unit_bytes`]) or a control input.
     Park {
         /// Units that complete the next segment.
@@ -66,6 +68,8 @@ pub(super) struct Core {
     looked_ahead: Vec<f32>,
     /// Log-probs of the last step.
     log_probs: Vec<f32>,
+    /// Output frames of the last step that have been decoded: not all of them while an utterance waits to be judged.
+    decoded: usize,
     /// Virtual silence was inserted: what to do once this many steps are done.
     completing: Option<(u64, Then)>,
     /// Audio has come since everything was last complete.
@@ -125,6 +129,7 @@ impl Core {
             features: Vec::new(),
             looked_ahead: Vec::new(),
             log_probs: Vec::new(),
+            decoded: 0,
             completing: None,
             unfinished: false,
             finals_sent: 0,
@@ -177,8 +182,15 @@ impl Core {
             return self.advance_whole(pop, events);
         }
         loop {
+            if self.transcriber.is_due() {
+                return Next::Judge;
+            }
             match self.completing.take() {
                 Some((until, then)) if self.slot.steps() >= until => {
+                    if self.transcriber.begin_finish() {
+                        self.completing = Some((until, then));
+                        return Next::Judge;
+                    }
                     if self.complete(then, events) {
                         return Next::Finished;
                     }
@@ -237,26 +249,47 @@ impl Core {
             .all(|value| value.is_finite() || *value == f32::NEG_INFINITY)
     }
 
-    /// Decodes the log-probs of the step that was just done, with `features` frames consumed by it.
+    /// Decodes the log-probs of the step that was just done, with `features` frames consumed by it, as far as no judgement is due.
     pub(super) fn stepped(&mut self, consumed: usize, events: &mut Vec<Event>) {
         let consumed = consumed.min(self.features.len());
-        let mut heard = 0;
         if self.model.has_second_listener() {
             self.looked_ahead.extend_from_slice(&self.features[..consumed]);
-            let geometry = self.model.geometry();
-            heard = self
-                .looked_ahead
-                .len()
-                .min(geometry.segment_frames * geometry.num_features);
         }
         self.features.drain(..consumed);
+        self.decoded = 0;
+        self.decode(events);
+    }
+
+    /// Does the judgement that is due, and decodes on; another one may be due then. Takes a good part of a second of speech.
+    pub(super) fn judge(&mut self, events: &mut Vec<Event>) {
         let mut finals = Vec::new();
-        let features = self.looked_ahead.get(..heard).unwrap_or_default();
-        self.transcriber
-            .accept_heard(&self.log_probs, features, &mut finals);
-        self.looked_ahead.drain(..heard);
+        self.transcriber.judge(&mut finals);
         for utterance in &finals {
             self.push_final(utterance, events);
+        }
+        self.decode(events);
+    }
+
+    fn decode(&mut self, events: &mut Vec<Event>) {
+        let geometry = self.model.geometry();
+        let (frames, width) = (geometry.output_frames(), geometry.output_dim);
+        let heard_len = geometry.subsampling * geometry.num_features;
+        // An aged state has looked ahead at nothing.
+        let heard = self.looked_ahead.len().min(frames * heard_len);
+        let log_probs = self.log_probs.get(self.decoded * width..).unwrap_or_default();
+        let features = self
+            .looked_ahead
+            .get(self.decoded * heard_len..heard)
+            .unwrap_or_default();
+        let mut finals = Vec::new();
+        self.decoded += self.transcriber.take(log_probs, features, &mut finals);
+        for utterance in &finals {
+            self.push_final(utterance, events);
+        }
+        if self.decoded >= frames {
+            self.looked_ahead.drain(..heard);
+            self.log_probs.clear();
+            self.decoded = 0;
         }
         if self.partials {
             count(&self.counters.partials);

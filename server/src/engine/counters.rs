@@ -64,6 +64,8 @@ macro_rules! counters {
             $($(#[$doc])* pub $name: AtomicU64,)*
             /// Duration of steps.
             pub step_time: Histogram,
+            /// Duration of judgements.
+            pub judgement_time: Histogram,
             /// How far behind its deadline a live row's result was; rows in time count as 0.
             pub lateness: Histogram,
         }

@@ -49,7 +49,7 @@ pub use self::stream::{Closed, Stream};
 pub use self::timeline::Timeline;
 
 use self::core::Core;
-use self::queue::{Ready, ReadyQueue};
+use self::queue::{Ready, ReadyQueue, Work};
 use self::slots::SlotPool;
 use self::stream::StreamShared;
 use self::supervisor::{Health, Supervisor};
@@ -406,7 +406,7 @@ impl Shared {
     }
 
     /// Puts a stream whose next segment ends at `segment_end` seconds of its audio into the queue.
-    fn enqueue(&self, stream: &Arc<StreamShared>, segment_end: f64) {
+    fn enqueue(&self, stream: &Arc<StreamShared>, work: Work, segment_end: f64) {
         let now = Instant::now();
         let (model, _) = &self.models[stream.model];
         if model.cannot_stream().is_some() {
@@ -417,6 +417,9 @@ impl Shared {
         let geometry = model.geometry();
         let segment = model.output_frame_seconds() * geometry.output_frames() as f64;
         let deadline = match stream.class {
+            // Its listener has the first pass's words already. Due before its own next segment is, so that it goes on in time, and behind the segments of others
+            // that are there now.
+            Class::Live if work == Work::Judgement => now + Duration::from_secs_f64(segment),
             // A client that is ahead of its own clock waits for those who are not.
             Class::Live => {
                 now.max(stream.started + Duration::from_secs_f64(segment_end))
@@ -429,6 +432,7 @@ impl Shared {
             deadline,
             model: stream.model,
             class: stream.class,
+            work,
             item: Arc::clone(stream),
         };
         self.queue_lock().ready.push(ready);

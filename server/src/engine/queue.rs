@@ -12,11 +12,22 @@ pub enum Class {
     File,
 }
 
-/// A segment that can be stepped.
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Work {
+    /// A segment can be stepped, with others in one batch.
+    Step,
+    /// An utterance can be judged, by itself.
+    Judgement,
+}
+
+/// A segment that can be stepped, or an utterance that can be judged.
 #[derive(Debug)]
 pub struct Ready<T> {
     /// When its result is due.
     pub deadline: Instant,
+    /// Step or judgement.
+    pub work: Work,
     /// Index of the model; rows of one batch share it.
     pub model: usize,
     /// Live or file.
@@ -58,22 +69,31 @@ impl<T> ReadyQueue<T> {
         self.entries.is_empty()
     }
 
-    /// Takes the earliest segment and those next in line of the same model: at most `rows(model)` of them, of which
+    /// Takes what is due first: a judgement alone, or a segment and those next in line of the same model: at most `rows(model)` of them, of which
     /// at most `file_rows(model)` come from files, so that a turn of files is over before it can make speech late.
     pub fn pop_batch(
         &mut self,
         rows: impl Fn(usize) -> usize,
         file_rows: impl Fn(usize) -> usize,
     ) -> Vec<Ready<T>> {
-        let Some(model) = self.entries.values().next().map(|first| first.model) else {
+        let Some(first) = self.entries.values().next() else {
             return Vec::new();
         };
+        if first.work == Work::Judgement {
+            return self
+                .entries
+                .pop_first()
+                .map(|(_, first)| first)
+                .into_iter()
+                .collect();
+        }
+        let model = first.model;
         let (limit, file_limit) = (rows(model).max(1), file_rows(model).max(1));
         let mut files = 0;
         let keys: Vec<_> = self
             .entries
             .iter()
-            .filter(|(_, ready)| ready.model == model)
+            .filter(|(_, ready)| ready.model == model && ready.work == Work::Step)
             .filter(|(_, ready)| match ready.class {
                 Class::Live => true,
                 Class::File => {
@@ -94,15 +114,16 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{Class, Ready, ReadyQueue};
+    use super::{Class, Ready, ReadyQueue, Work};
 
-    fn fill(deadlines: &[(u64, usize, bool)]) -> ReadyQueue<usize> {
+    fn fill(deadlines: &[(u64, usize, bool, bool)]) -> ReadyQueue<usize> {
         let start = Instant::now();
         let mut queue = ReadyQueue::default();
-        for (item, &(at, model, file)) in deadlines.iter().enumerate() {
+        for (item, &(at, model, file, judgement)) in deadlines.iter().enumerate() {
             let class = if file { Class::File } else { Class::Live };
             queue.push(Ready {
                 deadline: start + Duration::from_millis(at),
+                work: if judgement { Work::Judgement } else { Work::Step },
                 model,
                 class,
                 item,
@@ -113,7 +134,7 @@ mod tests {
 
     #[test]
     fn equal_deadlines_leave_in_the_order_they_came() {
-        let mut queue = fill(&[(5, 0, false), (5, 0, false), (1, 0, false)]);
+        let mut queue = fill(&[(5, 0, false, false), (5, 0, false, false), (1, 0, false, false)]);
         let order: Vec<_> = queue
             .pop_batch(|_| 8, |_| 8)
             .into_iter()
@@ -125,7 +146,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_batch_is_the_earliest_rows_of_one_model_within_its_limits(
-            deadlines in prop::collection::vec((0_u64..50, 0_usize..3, any::<bool>()), 0..60),
+            deadlines in prop::collection::vec((0_u64..50, 0_usize..3, any::<bool>(), any::<bool>()), 0..60),
             rows in 1_usize..9, file_rows in 1_usize..4,
         ) {
             let mut queue = fill(&deadlines);
@@ -137,11 +158,13 @@ mod tests {
                 prop_assert_eq!(batch.first().map(|ready| ready.deadline), earliest);
                 prop_assert!(batch.windows(2).all(|pair| pair[0].deadline <= pair[1].deadline));
                 prop_assert!(batch.iter().all(|ready| ready.model == batch[0].model));
+                // A judgement is nobody's neighbour.
+                prop_assert!(batch.len() == 1 || batch.iter().all(|ready| ready.work == Work::Step));
                 prop_assert!(batch.iter().filter(|ready| ready.class == Class::File).count() <= file_rows);
                 // Nothing live of this model that is due earlier was passed over.
                 let last = batch[batch.len() - 1].deadline;
                 let passed_over = queue.entries.values().any(|left| {
-                    left.model == batch[0].model && left.class == Class::Live && left.deadline < last
+                    (left.model, left.work) == (batch[0].model, Work::Step) && left.class == Class::Live && left.deadline < last
                 });
                 prop_assert!(batch.len() == rows || !passed_over);
                 seen += batch.len();

@@ -14,7 +14,7 @@ use super::inbox::Inbox;
 use super::memory::SessionBytes;
 use super::options::StreamRequest;
 use super::outbox::Outbox;
-use super::queue::Class;
+use super::queue::{Class, Work};
 use super::{Event, Input, Shared};
 
 /// Where a stream stands with the workers.
@@ -171,7 +171,7 @@ impl StreamShared {
             inner.place = Place::Queued;
             let end = inner.next_segment_end;
             drop(inner);
-            shared.enqueue(self, end);
+            shared.enqueue(self, Work::Step, end);
         }
         Ok(())
     }

@@ -20,6 +20,9 @@ use crate::wire::code::ErrorCode;
 /// A step may take this many times the 99th percentile before it counts as hung, if that is longer than the option.
 const HANG_FACTOR: u32 = 20;
 
+/// A judgement may take this many times as long as a step.
+const JUDGEMENT_HANGS: u32 = 3;
+
 /// What a session is told when the engine cannot go on.
 pub(super) const GONE: &str = "the recognition engine stopped; connect again";
 /// A rebuilt worker that fails this many probe steps cannot be rebuilt.
@@ -144,6 +147,11 @@ impl Shared {
     /// Begins the watch over a step of these streams.
     pub(super) fn watch(&self, worker: usize, streams: &[&Arc<StreamShared>]) -> Watch<'_> {
         self.watch_for(worker, streams, self.step_limit())
+    }
+
+    /// How long a judgement may take: it costs what the longest utterance costs, not what a step does.
+    pub(super) fn judgement_limit(&self) -> Duration {
+        JUDGEMENT_HANGS * self.step_limit()
     }
 
     /// How long a step may take.

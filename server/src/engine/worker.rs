@@ -11,7 +11,7 @@ use waxwing_model::encoder::StepRow;
 use super::core::{Core, Next};
 use super::counters::count;
 use super::model::StepModel;
-use super::queue::{Class, Ready};
+use super::queue::{Class, Ready, Work};
 use super::stream::{Place, StreamShared};
 use super::{Event, Input, Shared, supervisor};
 use crate::wire::code::ErrorCode;
@@ -38,11 +38,22 @@ pub(super) enum Exit {
 pub(super) fn run(shared: &Arc<Shared>, index: usize) -> Exit {
     while let Some(batch) = shared.next_batch() {
         let (mut ready, mut finished) = (Vec::with_capacity(batch.len()), Vec::new());
-        for Ready { deadline, item, .. } in batch {
+        for Ready {
+            deadline, work, item, ..
+        } in batch
+        {
             if let Some((held, next)) = prepare(shared, item, deadline) {
                 match next {
                     Next::Step => ready.push(held),
-                    Next::Park { .. } | Next::Finished | Next::Refused(..) => finished.push((held, next)),
+                    // It was queued as one, alone.
+                    Next::Judge if work == Work::Judgement => {
+                        if judge(shared, index, held) == Verdict::Broken {
+                            return Exit::Rebuild;
+                        }
+                    }
+                    Next::Judge | Next::Park { .. } | Next::Finished | Next::Refused(..) => {
+                        finished.push((held, next));
+                    }
                 }
             }
         }
@@ -198,6 +209,37 @@ fn step(shared: &Arc<Shared>, index: usize, mut held: Vec<Held>) -> Verdict {
     if broken { Verdict::Broken } else { Verdict::Sound }
 }
 
+/// Judges one stream's utterance, with all other streams' steps going on beside it.
+fn judge(shared: &Arc<Shared>, index: usize, mut held: Held) -> Verdict {
+    let watch = shared.watch_for(index, &[&held.stream], shared.judgement_limit());
+    let started = Instant::now();
+    let stream = Arc::clone(&held.stream);
+    let Held { core, events, .. } = &mut held;
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        core.judge(events);
+        core.advance(|units| stream.lock().pop(units), events)
+    }));
+    let took = started.elapsed();
+    stream.drained();
+    if !watch.end() {
+        // The watchdog has failed this stream already; what came so late is nobody's.
+        shared.watched.broke();
+        return Verdict::Broken;
+    }
+    shared.counters.judgement_time.observe(took);
+    if stream.class == Class::Live {
+        let work = took.as_secs_f64();
+        shared
+            .pool
+            .with_admission(|admission| admission.observe_work(started + took, work));
+    }
+    match outcome {
+        Ok(next) => hand_back(shared, held, next),
+        Err(panic) => fail_by_panic(shared, held, panic.as_ref()),
+    }
+    Verdict::Sound
+}
+
 /// A probe step under the eyes of the watchdog.
 fn proves_sound(shared: &Shared, index: usize, model: &dyn StepModel) -> bool {
     let watch = shared.watch(index, &[]);
@@ -276,8 +318,13 @@ pub(super) fn hand_back(shared: &Arc<Shared>, held: Held, next: Next) {
     }
     inner.next_segment_end = end;
     inner.core = Some(core);
+    let work = if next == Next::Judge {
+        Work::Judgement
+    } else {
+        Work::Step
+    };
     let ready = match next {
-        Next::Step => true,
+        Next::Step | Next::Judge => true,
         Next::Park { units } => {
             inner.needed_units = units;
             inner.is_ready()
@@ -287,7 +334,7 @@ pub(super) fn hand_back(shared: &Arc<Shared>, held: Held, next: Next) {
     inner.place = if ready { Place::Queued } else { Place::Parked };
     drop(inner);
     if ready {
-        shared.enqueue(&stream, end);
+        shared.enqueue(&stream, work, end);
     }
 }
 

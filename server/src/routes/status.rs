@@ -102,6 +102,7 @@ fn write_engine(text: &mut String, app: &App) {
     write_session_bytes(text, app);
     for (name, histogram) in [
         ("step_seconds", &counters.step_time),
+        ("judgement_seconds", &counters.judgement_time),
         ("lateness_seconds", &counters.lateness),
     ] {
         let snapshot = histogram.snapshot();

@@ -63,6 +63,7 @@ impl Core {
     /// Decodes the whole utterance and says `done`.
     pub(in super::super) fn stepped_whole(&mut self, events: &mut Vec<Event>) {
         let mut finals = Vec::new();
+        // Nobody else waits for this thread.
         self.transcriber.accept(&self.log_probs, &mut finals);
         for utterance in &finals {
             self.push_final(utterance, events);

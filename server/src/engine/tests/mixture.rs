@@ -148,6 +148,7 @@ fn simulate(speakers: usize, files: usize, row: u64, end: u64) -> (Vec<i64>, usi
     let push = |queue: &mut ReadyQueue<Simulated>, stream: Simulated| {
         queue.push(Ready {
             deadline: at(stream.due),
+            work: Work::Step,
             model: stream.model,
             class: stream.class,
             item: stream,
@@ -225,6 +226,7 @@ proptest! {
         let mut queue = ReadyQueue::default();
         let push = |queue: &mut ReadyQueue<Simulated>, item: Simulated| queue.push(Ready {
             deadline: origin + Duration::from_millis(item.due),
+            work: Work::Step,
             model: item.model,
             class: item.class,
             item,

@@ -3,6 +3,7 @@
 
 mod faults;
 mod flow;
+mod judgements;
 mod mixture;
 mod promises;
 mod real;

@@ -1,0 +1,268 @@
+//! Judgements are jobs of their own: nobody else waits for them, what is said is the same, and one that fails ends its session only.
+
+use waxwing_model::transcript::{Judgement, TextScorer, Transcriber};
+
+use super::*;
+
+/// Output frame of [`Fake`]: two feature frames.
+const HEARD: usize = 2 * NUM_FEATURES;
+
+/// Thinks the more of a text the fewer letters `a` it has; its judgements can be told to fail or to wait.
+#[derive(Default)]
+struct Scorer {
+    faults: Mutex<VecDeque<Fault>>,
+    /// Frames that it has heard in all judgements.
+    frames: Mutex<usize>,
+}
+
+impl Scorer {
+    fn then(&self, fault: Fault) {
+        self.faults.lock().unwrap().push_back(fault);
+    }
+
+    fn gate(&self) -> Gate {
+        let (say, begun) = channel();
+        let (go_on, wait) = channel();
+        self.then(Fault::Gate(say, wait));
+        Gate { begun, go_on }
+    }
+}
+
+impl TextScorer for Scorer {
+    fn frame_len(&self) -> usize {
+        HEARD
+    }
+
+    fn judge(&self, frames: &[f32], texts: &[String]) -> Judgement {
+        assert_eq!(frames.len() % HEARD, 0);
+        *self.frames.lock().unwrap() += frames.len() / HEARD;
+        match self.faults.lock().unwrap().pop_front() {
+            Some(Fault::Panic) => panic!("asked to panic"),
+            Some(Fault::Gate(begun, go_on)) => {
+                // A test that is over has dropped its ends.
+                let _ = begun.send(texts.len());
+                let _ = go_on.recv();
+            }
+            _ => {}
+        }
+        let likes = |text: &String| -(text.matches('a').count() as f64);
+        Judgement {
+            log_probs: texts.iter().map(|text| Some(likes(text))).collect(),
+            found: vec![("c".into(), f64::NAN), ("nobody can spell this".into(), 0.0)],
+        }
+    }
+}
+
+/// [`Fake`] with a second listener.
+struct Judged {
+    fake: Arc<Fake>,
+    scorer: Arc<Scorer>,
+}
+
+impl StepModel for Judged {
+    fn id(&self) -> &str {
+        self.fake.id()
+    }
+
+    fn geometry(&self) -> &Geometry {
+        self.fake.geometry()
+    }
+
+    fn features(&self) -> FeatureConfig {
+        self.fake.features()
+    }
+
+    fn sample_rate_hz(&self) -> u32 {
+        self.fake.sample_rate_hz()
+    }
+
+    fn tokens(&self) -> &Arc<Tokens> {
+        self.fake.tokens()
+    }
+
+    fn output_frame_seconds(&self) -> f64 {
+        self.fake.output_frame_seconds()
+    }
+
+    fn has_second_listener(&self) -> bool {
+        true
+    }
+
+    fn transcriber(&self, options: TranscriberOptions) -> Transcriber {
+        let scorer = Arc::clone(&self.scorer) as Arc<dyn TextScorer>;
+        self.fake.transcriber(options).with_text_scorer(Some(scorer))
+    }
+
+    fn max_transcriber_bytes(&self, decoding: &Decoding) -> usize {
+        Transcriber::max_state_bytes(self.tokens(), self.output_frame_seconds(), decoding, HEARD)
+    }
+
+    fn new_state(&self) -> StateCache {
+        self.fake.new_state()
+    }
+
+    fn reset(&self, state: &mut StateCache) {
+        self.fake.reset(state);
+    }
+
+    fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), StepFailed> {
+        self.fake.step(rows)
+    }
+}
+
+fn judged(workers: usize) -> (Arc<Engine>, Arc<Scorer>) {
+    let scorer = Arc::new(Scorer::default());
+    let model = Judged {
+        fake: Fake::new(),
+        scorer: Arc::clone(&scorer),
+    };
+    let engine = Engine::start(vec![Arc::new(model)], options(workers)).unwrap();
+    (engine, scorer)
+}
+
+fn judging() -> StreamRequest {
+    let mut request = request();
+    request.transcriber.decoding = Decoding {
+        beam_width: 4,
+        second_pass_width: 16,
+        rescoring_weight: 1.0,
+        ..Decoding::default()
+    };
+    request
+}
+
+/// Events of a stream that hears this audio and nothing else.
+async fn heard(engine: &Engine, request: &StreamRequest, audio: &[u8]) -> Vec<Event> {
+    let stream = engine.open(request).unwrap();
+    for part in audio.chunks(2_000) {
+        send(&stream, part);
+    }
+    stop(&stream);
+    rest(&stream).await
+}
+
+#[tokio::test]
+async fn finals_are_those_of_a_transcriber_that_waits_for_nobody() {
+    let (engine, scorer) = judged(2);
+    for seed in 1..6 {
+        let audio = speech(seed, 4.0);
+        let by_the_engine = finals(&heard(&engine, &judging(), &audio).await);
+        assert!(!by_the_engine.is_empty());
+        // A file of one piece.
+        let stream = engine
+            .open(&StreamRequest {
+                class: Class::File,
+                ..judging()
+            })
+            .unwrap();
+        send(&stream, &audio);
+        stop(&stream);
+        assert_eq!(finals(&rest(&stream).await), by_the_engine);
+        let unjudged = finals(&heard(&engine, &request(), &audio).await);
+        assert!(!unjudged.is_empty());
+    }
+    assert!(*scorer.frames.lock().unwrap() > 100);
+    assert!(
+        engine
+            .counters()
+            .judgement_time
+            .snapshot()
+            .buckets
+            .iter()
+            .sum::<u64>()
+            > 10
+    );
+    all_free(&engine).await;
+}
+
+#[tokio::test]
+async fn others_are_stepped_while_an_utterance_is_judged() {
+    let (engine, scorer) = judged(2);
+    let audio = speech(1, 3.0);
+    let expected = finals(&heard(&engine, &judging(), &audio).await);
+    let gate = scorer.gate();
+    let waiting = engine.open(&judging()).unwrap();
+    send(&waiting, &audio);
+    stop(&waiting);
+    gate.begun.recv().unwrap();
+    // The listener has the words of the first pass meanwhile.
+    let shown = soon(async {
+        loop {
+            match waiting.next_event().await {
+                Some(Event::Partial(partial)) if !partial.words.is_empty() => return partial,
+                Some(Event::Partial(_)) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    })
+    .await;
+    assert_eq!(shown.utterance, 0);
+    let unjudged = request();
+    assert!(!finals(&heard(&engine, &unjudged, &audio).await).is_empty());
+    gate.go_on.send(()).unwrap();
+    let mut events = vec![Event::Partial(shown)];
+    events.extend(rest(&waiting).await);
+    assert_eq!(finals(&events), expected);
+    all_free(&engine).await;
+}
+
+#[tokio::test]
+async fn a_judgement_that_panics_ends_its_session_only() {
+    let (engine, scorer) = judged(1);
+    let audio = speech(1, 3.0);
+    let expected = finals(&heard(&engine, &judging(), &audio).await);
+    scorer.then(Fault::Panic);
+    let events = {
+        let stream = engine.open(&judging()).unwrap();
+        send(&stream, &audio);
+        // The fault may have ended it already.
+        let _ = stream.send(Input::Stop);
+        rest(&stream).await
+    };
+    assert_eq!(error_code(&events), Some(ErrorCode::Internal));
+    assert_eq!(engine.status().state, EngineState::Ready);
+    assert_eq!(finals(&heard(&engine, &judging(), &audio).await), expected);
+    all_free(&engine).await;
+}
+
+#[tokio::test]
+async fn who_leaves_before_the_judgement_frees_the_slot() {
+    let (engine, scorer) = judged(1);
+    let audio = speech(1, 3.0);
+    // The only worker is held, so that the other stream's judgement is still to come when its client leaves.
+    let gate = scorer.gate();
+    let first = engine.open(&judging()).unwrap();
+    send(&first, &audio);
+    stop(&first);
+    gate.begun.recv().unwrap();
+    let leaving = engine.open(&judging()).unwrap();
+    send(&leaving, &audio);
+    stop(&leaving);
+    drop(leaving);
+    gate.go_on.send(()).unwrap();
+    assert!(!finals(&rest(&first).await).is_empty());
+    drop(first);
+    all_free(&engine).await;
+}
+
+#[tokio::test]
+async fn a_flush_is_answered_behind_its_judgement() {
+    let (engine, _) = judged(2);
+    let stream = engine.open(&judging()).unwrap();
+    let audio = speech(3, 1.5);
+    send(&stream, &audio);
+    flush(&stream, "one");
+    send(&stream, &audio);
+    stop(&stream);
+    let events = rest(&stream).await;
+    let flushed = events
+        .iter()
+        .position(|event| matches!(event, Event::Flushed { .. }))
+        .unwrap();
+    let before = finals(&events[..flushed]);
+    let spoken: usize = before.iter().map(|last| last.words.len()).sum();
+    assert!(spoken > 0, "{events:?}");
+    assert!(!finals(&events[flushed..]).is_empty());
+    drop(stream);
+    all_free(&engine).await;
+}
