@@ -36,7 +36,9 @@ impl TextScorer for Scorer {
     fn judge(&self, frames: &[f32], texts: &[String]) -> Judgement {
         assert_eq!(frames.len() % HEARD, 0);
         *self.frames.lock().unwrap() += frames.len() / HEARD;
-        match self.faults.lock().unwrap().pop_front() {
+        // Not under the lock: what panics would poison it.
+        let fault = self.faults.lock().unwrap().pop_front();
+        match fault {
             Some(Fault::Panic) => panic!("asked to panic"),
             Some(Fault::Gate(begun, go_on)) => {
                 // A test that is over has dropped its ends.

@@ -1,8 +1,10 @@
-"""Trains the text decoder of the second pass, from Whisper's own, on what an exported streaming encoder gives behind its Whisper layers.
+"""Trains the second listener: Whisper's text decoder on Whisper's encoder, which hears a whole utterance and not 30 s of mostly silence.
 
-The encoder stays as it is, so the first pass does too. What reads the encoder (attention to its frames, and their norm) has the full
-learning rate; what writes text already knows how and gets a tenth. Between fresh batches, heard ones are replayed from the encoder's output. Checkpoints
-and resume as in train.py.
+The encoder stays as it is. The decoder has to learn little: when a short recording ends, lower case without stops, and how words are spelled in a smaller
+vocabulary. The longer it learns from our speech, the more it forgets of everybody else's, so it learns for minutes, and what is exported lies
+between the learnt weights and Whisper's own (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022). What reads the encoder
+(attention to its frames, and their norm) has the full learning rate, what writes text a third. Between fresh batches, heard ones are replayed from the
+encoder's output. Checkpoints and resume as in train.py.
 """
 
 import argparse
@@ -18,12 +20,14 @@ from torch.nn import functional as F
 
 import evaluate
 from data import batches
-from features import HOP, features
-from model import LEFT_CONTEXT, RIGHT_CONTEXT, Model
+from features import HOP, LOG_FLOOR, features
+from model import LEFT_CONTEXT, RIGHT_CONTEXT, Model, load_whisper
 from text_decoder import END, SILENT, START, TextDecoder, Vocabulary, choose, load_whisper_decoder
 from train import Average
 
-TAP_LAYER = 4                                                  # Whisper's own layers; those behind them speak CTC
+PADDING = 50                                                   # frames of silence behind an utterance: a second
+RANGE = 2.0                                                    # of features: eight decades, as Whisper's own have
+SILENCE = (np.log10(LOG_FLOOR) + 4) / 4
 
 
 def vocabulary_of(folder, tokenizer, texts, count):
@@ -49,48 +53,56 @@ def rows_of(batch, vocabulary):
     return inputs, targets
 
 
-def tapped(model, entered):
-    """(batch, frames, DIM): the frames behind Whisper's layers, before any norm."""
-    return model.utterance(model.run(*entered, range(TAP_LAYER)))
+def hear(model, spectrum, lengths):
+    """(batch, feature frames, 80) and output frames of speech -> (batch, longest + PADDING, DIM), before the last norm."""
+    frames = int(lengths.max()) + PADDING
+    spectrum = spectrum[:, : 2 * frames + 1]
+    spectrum = F.pad(spectrum, (0, 0, 0, 2 * frames + 1 - spectrum.shape[1]), value=SILENCE)
+    entered = model.enter(torch.maximum(spectrum, spectrum.amax((1, 2), keepdim=True) - RANGE), context="whole")
+    return model.run(*entered, range(len(model.emformer_layers)))
 
 
 @torch.no_grad()
 def read_alone(model, decoder, vocabulary, clips):
     """The decoder's own greedy transcripts, without the first pass: rows as of evaluate.score."""
-    rows = []
+    rows, device = [], decoder.norm.weight.device
     for samples, reference in clips:
-        segments = max(1, -(-len(samples) // (model.geometry[0] * 2 * HOP)))
-        spectrum = features(torch.from_numpy(np.ascontiguousarray(samples, np.float32)), Model.feature_frames(segments, model.geometry))
-        device = decoder.norm.weight.device
-        encoded = tapped(model, model.enter(spectrum[None].to(device)))[0, : len(samples) // (2 * HOP) + 4]
+        frames = len(samples) // (2 * HOP) + 4
+        spectrum = features(torch.from_numpy(np.ascontiguousarray(samples, np.float32)), 2 * frames + 1)
+        encoded = hear(model, spectrum[None].to(device), torch.tensor([frames]))[0]
         text = vocabulary.decode(decoder.greedy(encoded, vocabulary, 8 + len(samples) // 1600))
         rows.append((evaluate.errors(reference.split(), text.split()), len(reference.split()), evaluate.errors(reference, text), len(reference), text))
     return rows
 
 
+def between(own, learnt, keep):
+    """Weights between Whisper's own and the learnt ones."""
+    return {name: keep * own[name] + (1 - keep) * value for name, value in learnt.items()}
+
+
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--speech", type=Path, required=True, help="folder of shards")
-    parser.add_argument("--model", type=Path, required=True, help="exported model directory of the encoder")
     parser.add_argument("--whisper", type=Path, required=True, help="Whisper tiny.en as a CTranslate2 file, its tokenizer.json beside it")
-    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints, vocabulary and log")
-    parser.add_argument("--tokens", type=int, default=5000, help="size of the vocabulary")
+    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints, log, vocabulary, and listener.pt for export.py")
+    parser.add_argument("--tokens", type=int, default=12000, help="size of the vocabulary")
     parser.add_argument("--held-out", nargs="*", default=["shard-0-0000"])
     parser.add_argument("--favour", nargs="*", default=[], metavar="SOURCE=TIMES", help="sources that come more than once in each round")
     parser.add_argument("--test", type=Path, nargs="*", default=[], help="test sets to watch, every third clip (never trained on)")
-    parser.add_argument("--minutes", type=float, default=85)
+    parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--decay", type=float, default=0.5, help="share of --minutes, at the end, in which the learning rate falls")
     parser.add_argument("--warmup", type=int, default=60, help="steps")
-    parser.add_argument("--rate", type=float, default=3e-4, help="peak learning rate of what reads the encoder")
-    parser.add_argument("--writing", type=float, default=0.1, help="share of it for everything else")
+    parser.add_argument("--rate", type=float, default=1e-4, help="peak learning rate of what reads the encoder")
+    parser.add_argument("--writing", type=float, default=0.3, help="share of it for everything else")
     parser.add_argument("--replay", type=float, default=1.5, help="replayed batches for each fresh one")
-    parser.add_argument("--seconds", type=float, default=30, help="padded audio in a batch")
+    parser.add_argument("--seconds", type=float, default=40, help="padded audio in a batch")
     parser.add_argument("--joined", type=float, default=0.3, help="share of items made of several utterances")
-    parser.add_argument("--strength", type=float, default=0.8, help="of the augmentation")
+    parser.add_argument("--strength", type=float, default=0.7, help="of the augmentation")
     parser.add_argument("--masks", type=float, default=0.3, help="share of items with SpecAugment")
-    parser.add_argument("--average", type=float, default=0.995)
+    parser.add_argument("--average", type=float, default=0.99)
+    parser.add_argument("--keep", type=float, default=0.3, help="share of Whisper's own weights in what is exported")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--every", type=float, default=540, help="seconds between checkpoints, which are also measured")
+    parser.add_argument("--every", type=float, default=200, help="seconds between checkpoints, which are also measured")
     return parser.parse_args()
 
 
@@ -101,16 +113,13 @@ def main():
     options.out.mkdir(parents=True, exist_ok=True)
     texts = [item[2] for path in sorted(options.speech.glob("shard-*.json")) for item in json.loads(path.read_text())]
     vocabulary, chosen = vocabulary_of(options.out, options.whisper.parent / "tokenizer.json", texts, options.tokens)
-    model = evaluate.load(options.model)[0].to(device).requires_grad_(False)
-    # Longer segments, fewer copies of the right context.
-    wide = Model(len(model.emformer_layers), {}, (64, LEFT_CONTEXT, RIGHT_CONTEXT), model.emformer_layers[0].pos_ff[1].out_features)
-    wide.load_state_dict(model.state_dict(), strict=False)
-    wide.to(device)
+    model = load_whisper(Model(4, {}), options.whisper).eval().to(device).requires_grad_(False)
     decoder = load_whisper_decoder(options.whisper, chosen, options.whisper.parent / "tokenizer.json").to(device)
+    own = {name: value.clone() for name, value in decoder.state_dict().items()}
     is_reading = {name: "cross" in name or "input_norm" in name for name, _ in decoder.named_parameters()}
     groups = [{"params": [p for name, p in decoder.named_parameters() if is_reading[name] == reads], "peak": options.rate * share}
               for reads, share in ((True, 1.0), (False, options.writing))]
-    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
     average, last, step, heard, spent = Average(decoder), options.out / "last.pt", 0, 0.0, 0.0
     if last.exists():
         saved = torch.load(last, map_location=device, weights_only=False)
@@ -119,7 +128,7 @@ def main():
         average.weights, average.count, step, heard, spent = (saved[name] for name in ("average", "count", "step", "heard", "spent"))
     tests = {path.stem if path.stem != "text" else path.parent.name: evaluate.read_set(path) for path in options.test}
     tests = {name: clips[::3] if len(clips) > 100 else clips for name, clips in tests.items()}
-    source = batches(options.speech, {"words": vocabulary}, wide.geometry, 1, seconds=options.seconds, seed=int(time.time()), held_out=options.held_out,
+    source = batches(options.speech, {"words": vocabulary}, (64, LEFT_CONTEXT, RIGHT_CONTEXT), 1, longest=14, seconds=options.seconds, seed=int(time.time()), held_out=options.held_out,
                      joined=options.joined, strength=options.strength, masks=options.masks,
                      favour={name: int(times) for name, times in (pair.split("=") for pair in options.favour)})
 
@@ -128,7 +137,10 @@ def main():
                     "step": step, "heard": heard, "spent": spent}, last.with_suffix(".tmp"))
         last.with_suffix(".tmp").rename(last)
         judged = TextDecoder(len(vocabulary)).to(device).eval()
-        judged.load_state_dict(average.weights)
+        exported = between(own, average.weights, options.keep)
+        judged.load_state_dict(exported)
+        encoder = {f"encoder.{name}": value for name, value in model.state_dict().items() if not name.startswith("layer_norm")}
+        torch.save({"average": exported | encoder}, options.out / "listener.pt")
         line = {"step": step, "hours": round(heard / 3600, 2), "minutes": round(spent / 60, 1)}
         for name, clips in tests.items():
             result = evaluate.summary(read_alone(model, judged, vocabulary, clips), 200)
@@ -146,17 +158,17 @@ def main():
         else:
             batch = next(source)
             with torch.no_grad():
-                encoded = tapped(wide, wide.enter(batch["features"].to(device), batch["offset"]))
+                encoded = hear(model, batch["features"].to(device), batch["lengths"])
             cache.append(({name: batch[name] for name in ("targets", "lengths")}, encoded.half()))
             heard += batch["seconds"]
         falling = max(0.0, 1 - (1 - spent / (60 * options.minutes)) / options.decay)
         scale = min(1, (step + 1) / options.warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * falling)))
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * scale
-        visible = torch.arange(encoded.shape[1], device=device) < batch["lengths"][:, None].to(device)
+        visible = torch.arange(encoded.shape[1], device=device) < batch["lengths"][:, None].to(device) + PADDING
         inputs, targets = (rows.to(device) for rows in rows_of(batch, vocabulary))
-        logits = decoder(inputs, decoder.memory(F.dropout(encoded, 0.1)), visible)
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, label_smoothing=0.05)
+        logits = decoder(inputs, decoder.memory(F.dropout(encoded, 0.05)), visible)
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimizer.step()
