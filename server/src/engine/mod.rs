@@ -405,7 +405,8 @@ impl Shared {
         &self.models[index].0
     }
 
-    /// Puts a stream whose next segment ends at `segment_end` seconds of its audio into the queue.
+    /// Puts a stream whose next segment ends at `segment_end` seconds of its audio into the queue. A judgement is due with the segment that waits behind it: its listener
+    /// has the first pass's words meanwhile, so the segments of others that are due earlier go first.
     fn enqueue(&self, stream: &Arc<StreamShared>, work: Work, segment_end: f64) {
         let now = Instant::now();
         let (model, _) = &self.models[stream.model];
@@ -417,9 +418,6 @@ impl Shared {
         let geometry = model.geometry();
         let segment = model.output_frame_seconds() * geometry.output_frames() as f64;
         let deadline = match stream.class {
-            // Its listener has the first pass's words already. Due before its own next segment is, so that it goes on in time, and behind the segments of others
-            // that are there now.
-            Class::Live if work == Work::Judgement => now + Duration::from_secs_f64(segment),
             // A client that is ahead of its own clock waits for those who are not.
             Class::Live => {
                 now.max(stream.started + Duration::from_secs_f64(segment_end))

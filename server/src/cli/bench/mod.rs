@@ -66,6 +66,9 @@ pub(super) struct Arguments {
     /// is measured for; 0: one
     #[arg(long, default_value_t = 0.0)]
     seconds: f64,
+    /// Seconds over which the sessions begin: nobody's crowd speaks in step
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", conflicts_with_all = ["model", "soak"])]
+    spread: f64,
     /// Milliseconds of audio in one message
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=1000))]
     chunk_ms: u32,
@@ -202,8 +205,8 @@ async fn measure(arguments: &Arguments, clips: &[Vec<i16>], sessions: usize) -> 
         let clip = Clip {
             samples: speech(clips, index, arguments.seconds).into(),
         };
-        // Spread over one second, so that segments do not end in step as no crowd's do.
-        let delay = Duration::from_secs_f64(index as f64 / sessions as f64);
+        let delay = Duration::try_from_secs_f64(arguments.spread * index as f64 / sessions as f64);
+        let delay = delay.context("`--spread` needs a number of seconds from 0 on")?;
         tasks.push(tokio::spawn(client::run(Arc::clone(&target), clip, delay)));
     }
     let mut outcomes = Vec::new();
