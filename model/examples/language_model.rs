@@ -378,7 +378,7 @@ fn systems(bench: &Bench, list: &Heard, best: Decoding, hotwords: &BTreeSet<Stri
         ("beam", beam),
         ("beam + language model", bench.fused(first_pass)),
         (
-            "beam + language model + second pass, without the text decoder",
+            "beam + language model + second pass, without the second listener",
             bench.fused(shipped),
         ),
         ("the same with what was best on the even clips", bench.fused(best)),

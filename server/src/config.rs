@@ -130,7 +130,7 @@ pub const SETTINGS: &[Setting] = &[
         apply: |config, text| { config.decoding.beam_width = u32::try_from(in_range(text, 1, limits::BEAM_WIDTH)?).ok(); Ok(()) } },
     Setting { key: "second_pass_width", value_name: "N", help: "Width of a second search of each utterance at its end, of what is not stable by then, where a client does not say; 0 is none [default: 64 for a model with a language model, else 0]",
         apply: |config, text| { config.decoding.second_pass_width = u32::try_from(in_range(text, 0, limits::SECOND_PASS_WIDTH)?).ok(); Ok(()) } },
-    Setting { key: "rescoring_weight", value_name: "X", help: "How much a model's text decoder is heard, which judges what the second search finds, where a client does not say, from 0 (not at all) to 10 [default: the model's]",
+    Setting { key: "rescoring_weight", value_name: "X", help: "How much a model's second listener is heard, which hears each utterance again at its end, where a client does not say, from 0 (not at all) to 10 [default: the model's]",
         apply: |config, text| { config.decoding.rescoring_weight = Some(decimal(text, &transcript::Decoding::RESCORING_WEIGHT)?); Ok(()) } },
     Setting { key: "language_model_weight", value_name: "X", help: "How much the language model beside a model is heard where a client does not say, from 0 (not at all) to 10; only beams hear it [default: 0.5]",
         apply: |config, text| { config.decoding.language_model_weight = Some(decimal(text, &transcript::Decoding::LANGUAGE_MODEL_WEIGHT)?); Ok(()) } },

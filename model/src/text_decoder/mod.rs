@@ -1,4 +1,4 @@
-//! Whisper's text decoder over a streaming encoder's frames: scores texts of a finished utterance, and finds its own.
+//! Whisper's text decoder over an encoder's frames: scores texts of a finished utterance, and finds its own.
 //!
 //! A pre-norm Transformer decoder with cross-attention (Radford et al. 2022, section 2.2; `TextDecoder` in `whisper/model.py`
 //! of openai-whisper, MIT), with its encoder's last norm in front and a vocabulary of its own. It sees an utterance

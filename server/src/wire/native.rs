@@ -55,7 +55,7 @@ pub struct Decoding {
     pub alternatives: Option<u32>,
     /// Width of a second search of each utterance at its end; 0 is none.
     pub second_pass_width: Option<u32>,
-    /// What a text's natural log-probability in the text decoder is multiplied by, which judges the second pass; 0 leaves it out.
+    /// What a text's natural log-probability by the second listener is multiplied by, which judges the second pass; 0 leaves it out.
     pub rescoring_weight: Option<f32>,
     /// What a word's natural log-probability in the language model is multiplied by; 0 is no language model.
     pub language_model_weight: Option<f32>,
