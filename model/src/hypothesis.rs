@@ -31,6 +31,8 @@ pub enum Evidence {
     Acoustics,
     /// Acoustics and a language model.
     LanguageModel,
+    /// Acoustics, a language model and a [second listener](crate::second_listener), whose word counts for more than that of the acoustics.
+    SecondListener,
 }
 
 /// A log-odds of what the acoustics make of a word becomes one of its being right. `model/examples/decoding_report.rs` fits these numbers.
@@ -55,6 +57,11 @@ impl Evidence {
                 slope: 0.43,
                 letter: 0.29,
             },
+            Self::SecondListener => Correction {
+                offset: 1.12,
+                slope: 0.28,
+                letter: 0.125,
+            },
         }
     }
 
@@ -63,7 +70,7 @@ impl Evidence {
         match self {
             Self::Acoustics => log_posterior.min(0.0).exp(),
             // Nobody is sure here.
-            Self::LanguageModel => (log_posterior / num_tokens.max(1) as f32)
+            Self::LanguageModel | Self::SecondListener => (log_posterior / num_tokens.max(1) as f32)
                 .exp()
                 .clamp(1e-6, 0.9999),
         }
@@ -202,9 +209,14 @@ impl Hypothesis {
         }
     }
 
-    /// From the next complete word on.
-    pub(crate) fn set_evidence(&mut self, evidence: Evidence) {
-        self.evidence = evidence;
+    /// What counts now.
+    pub(crate) fn evidence(&self) -> Evidence {
+        self.evidence
+    }
+
+    /// From the next complete word on. Returns what counted before.
+    pub(crate) fn set_evidence(&mut self, evidence: Evidence) -> Evidence {
+        std::mem::replace(&mut self.evidence, evidence)
     }
 
     /// The complete words, and the tokens that they were joined from.
@@ -605,6 +617,23 @@ mod tests {
         let letters = all.words[0].word.chars().count() as f32;
         let expected = 1.0 / (1.0 + (1.07 - 0.29 * letters).exp());
         assert!((all.words[0].confidence - expected).abs() < 1e-4, "{all:?}");
+    }
+
+    #[test]
+    fn what_a_second_listener_heard_too_is_surer() {
+        let table = table();
+        let mut confidences = Vec::new();
+        for evidence in [Evidence::LanguageModel, Evidence::SecondListener] {
+            let mut hypothesis = Hypothesis::new(1, Evidence::Acoustics);
+            assert_eq!(hypothesis.set_evidence(evidence), Evidence::Acoustics);
+            hypothesis.push(&table, 1, 0, 0.5f32.ln());
+            hypothesis.push(&table, 2, 1, 0.5f32.ln());
+            confidences.push(hypothesis.take_all(&table, 0, 6).unwrap().words[0].confidence);
+        }
+        assert!(
+            confidences[0] < confidences[1] && confidences[1] < 1.0,
+            "{confidences:?}"
+        );
     }
 
     #[test]

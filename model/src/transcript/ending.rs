@@ -39,6 +39,8 @@ impl Transcriber {
             self.hypothesis.keep_words(&self.tokens, stable_words);
             others = redone;
         }
+        // Of the words that come now; the first pass goes on with its own.
+        let before = self.judged_evidence(is_redone);
         let alternatives = self.other_wordings(&others);
         if let Some(best) = others.first().filter(|_| is_redone) {
             for token in &best.tokens {
@@ -47,9 +49,9 @@ impl Transcriber {
         }
         self.apply_settled();
         let end = self.settle_transducer();
-        let mut ended = self
-            .hypothesis
-            .take_all(&self.tokens, self.utterances_ended, end)?;
+        let ended = self.hypothesis.take_all(&self.tokens, self.utterances_ended, end);
+        self.hypothesis.set_evidence(before);
+        let mut ended = ended?;
         let text = ended.text();
         ended.alternatives = alternatives
             .into_iter()

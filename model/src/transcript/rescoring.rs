@@ -12,6 +12,7 @@ use super::deferred::Due;
 use super::{Decoder, Transcriber};
 use crate::ctc::BeamHypothesis;
 use crate::endpoint::frames_in;
+use crate::hypothesis::Evidence;
 use crate::tokens::Tokens;
 
 /// Texts that are judged, the most probable ones of the wide beam.
@@ -162,9 +163,20 @@ impl Transcriber {
         true
     }
 
+    /// Has the words that come next judged by what a second listener heard too, where it did; returns what counted before.
+    pub(super) fn judged_evidence(&mut self, is_redone: bool) -> Evidence {
+        let judged = if is_redone && self.is_rescoring() {
+            Evidence::SecondListener
+        } else {
+            self.hypothesis.evidence()
+        };
+        self.hypothesis.set_evidence(judged)
+    }
+
     /// Makes the second pass's words stable, as far as they end at output frame `until` or before, but for the last one.
     pub(super) fn commit(&mut self, until: u64) {
         let found = self.second_pass(1);
+        let before = self.judged_evidence(!found.is_empty());
         let Some(kept) = &mut self.second_pass else {
             return;
         };
@@ -173,6 +185,7 @@ impl Transcriber {
         let stable = self
             .hypothesis
             .commit(&self.tokens, kept.num_words(), best, until);
+        self.hypothesis.set_evidence(before);
         let (words, tokens) = self.hypothesis.first(&self.tokens, stable);
         kept.settled(words, tokens, self.frames_seen);
         self.revision += 1;
