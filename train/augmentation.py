@@ -77,12 +77,17 @@ def telephone(rng, samples):
     return resample_poly(narrow, 2, 1).astype(np.float32)
 
 
-def augment(rng, speech, babble, strength=1.0):
-    """Returns the samples as a recording; 0.1 to 1.2 s are added around the words. ``strength`` scales how often things happen."""
+def pause(rng):
+    """Samples of silence around words: up to 0.7 s, seldom long."""
+    return int(RATE * rng.uniform(0.0, 0.7) * rng.random())
+
+
+def augment(rng, speech, babble, strength=1.0, head=None):
+    """Returns the samples as a recording; 0.1 to 1.2 s are added around the words, in front ``head`` samples where given. ``strength`` scales how often things happen."""
     def chance(probability):
         return rng.random() < probability * strength
 
-    head, tail = (int(RATE * rng.uniform(0.0, 0.7) * rng.random()) for _ in range(2))
+    head, tail = pause(rng) if head is None else head, pause(rng)
     samples = np.concatenate([np.zeros(head, np.float32), speech, np.zeros(tail + RATE // 10, np.float32)])
     length = len(samples)
     reverberates, colours = chance(0.45), chance(0.7)

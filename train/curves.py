@@ -69,7 +69,7 @@ def picture(starts, rates, losses, hours):
         shown = [(hour, value) for hour, value in smooth(points) if value <= highest]
         if shown:
             out.append(f'<path d="M{"L".join(place(hour, value / highest, lower) for hour, value in shown)}" fill="none" stroke="#333"/>')
-    for hour in range(0, int(hours) + 1, 5):
+    for hour in range(0, int(hours) + 1, next(step for step in (5, 10, 25, 50, 100, 1000) if hours / step < 15)):
         out.append(f'<text x="{place(hour, 0, lower).split()[0]}" y="{bottom + 16}" text-anchor="middle">{hour}</text>')
     out.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{bottom + 34}" text-anchor="middle">hours of speech heard</text></svg>')
     return "\n".join(out) + "\n"

@@ -47,15 +47,15 @@ class Shards:
 
     def __init__(self, folder, held_out=(), favour=None):
         self.favour = favour or {}          # how often an item of a source comes in each round, where not once
-        self.folder, self.held_out, self.known, self.items, self.audio = Path(folder), set(held_out), set(), [], []
+        self.folder, self.held_out, self.names, self.items, self.audio = Path(folder), set(held_out), [], [], []
 
     def refresh(self):
         """Adds new shards and returns their utterances as (shard number, first sample, samples, text)."""
         fresh = []
         for path in sorted(self.folder.glob("shard-*.json")):
-            if path.name in self.known or path.stem in self.held_out:
+            if path.name in self.names or path.stem in self.held_out:
                 continue
-            self.known.add(path.name)
+            self.names.append(path.name)
             self.audio.append(np.memmap(path.with_suffix(".pcm"), "<i2", "r"))
             read = [(len(self.audio) - 1, first, count, text, source) for first, count, text, source in json.loads(path.read_text())]
             fresh += read

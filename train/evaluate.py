@@ -13,7 +13,8 @@ import torch
 from scipy.signal import resample_poly
 
 from data import Shards, Tokens
-from features import HOP, LOG_FLOOR, RATE, features
+from features import LOG_FLOOR, RATE
+from fsmn import DeepFsmn
 from model import Model
 
 
@@ -49,9 +50,8 @@ def synthetic_set(folder, shard, count):
 @torch.no_grad()
 def transcribe(model, tokens, samples, log_floor=LOG_FLOOR):
     """{head: text} of one recording."""
-    segments = max(1, -(-len(samples) // (model.geometry[0] * 2 * HOP)))
-    device = model.layer_norm.weight.device
-    spectrum = features(torch.from_numpy(np.ascontiguousarray(samples, np.float32)), Model.feature_frames(segments, model.geometry), log_floor)
+    spectrum = model.spectrum(torch.from_numpy(np.ascontiguousarray(samples, np.float32)), log_floor)
+    device = next(model.parameters()).device
     out = model(spectrum[None].to(device))
     return {head: tokens[head].decode(log_probs[0].argmax(-1).tolist()) for head, log_probs in out.items()}
 
@@ -112,10 +112,15 @@ def read_weights(folder):
 def load(folder):
     """An exported model directory -> (Model, {"ctc": Tokens})."""
     folder = Path(folder)
-    encoder = json.loads((folder / "config.json").read_text())["encoder"]
+    settings = json.loads((folder / "config.json").read_text())
+    encoder = settings["encoder"]
     names = (folder / "tokens.txt").read_text(encoding="utf-8").splitlines()
     tokens = Tokens()
     tokens.names = names
+    if settings["architecture"] == "deep-fsmn":
+        model = DeepFsmn(len(names))
+        model.load_state_dict(read_weights(folder), strict=False)
+        return model.eval(), {"ctc": tokens}
     geometry = tuple(encoder[f"{name}_length"] for name in ("segment", "left_context", "right_context"))
     model = Model(encoder["num_layers"], {"ctc": len(names)}, geometry, encoder["ffn_dim"])
     state = {(f"heads.ctc{name[4:]}" if name.startswith("head.") else name): value for name, value in read_weights(folder).items()}

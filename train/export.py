@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+import fsmn
 from data import Tokens
 from features import HOP, LEFT, LOG_FLOOR, N_FFT, NUM_MELS, RATE
 from model import DIM, HEADS, LEFT_CONTEXT, PERIOD, RIGHT_CONTEXT, SEGMENT
@@ -106,6 +107,9 @@ def export(checkpoint, head, pieces, out, blank_bias=0.0, listener=None, bits=16
     """Writes the model directory ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     weights = torch.load(checkpoint, map_location="cpu", weights_only=False)["average"]
+    if "layers.0.linear.weight" in weights:
+        state = {name: value for name, value in weights.items() if not name.startswith(("middle.", "taught."))}
+        return write(out, state, bits, fsmn.config(LOG_FLOOR, LEFT, N_FFT, RATE), pieces)
     state = {}
     for name, value in weights.items():
         if name.startswith("heads."):
@@ -123,10 +127,15 @@ def export(checkpoint, head, pieces, out, blank_bias=0.0, listener=None, bits=16
         more, sizes = second_listener(listener)
         state |= more
         shutil.copy(listener.parent / "text_tokens.txt", out)
-    save_file(rounded(state, bits), out / "model.safetensors")
     layers = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("emformer_layers."))
-    (out / "config.json").write_text(json.dumps(config(layers, state["emformer_layers.0.pos_ff.1.bias"].shape[0], sizes), indent=2) + "\n")
-    (out / "tokens.txt").write_text("\n".join(Tokens(pieces if head == "pieces" else None).names) + "\n", encoding="utf-8")
+    write(out, state, bits, config(layers, state["emformer_layers.0.pos_ff.1.bias"].shape[0], sizes), pieces if head == "pieces" else None)
+
+
+def write(out, state, bits, settings, pieces):
+    """The three files of a model directory."""
+    save_file(rounded(state, bits), out / "model.safetensors")
+    (out / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    (out / "tokens.txt").write_text("\n".join(Tokens(pieces).names) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

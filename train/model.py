@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from features import HOP, features
+
 DIM, HEADS, FFN, PERIOD = 384, 6, 1536, 1500
 SEGMENT, LEFT_CONTEXT, RIGHT_CONTEXT = 32, 128, 16
 
@@ -91,6 +93,10 @@ class Model(nn.Module):
     def feature_frames(num_segments, geometry):
         """Feature frames that ``num_segments`` segments and the last right context need."""
         return 2 * (num_segments * geometry[0] + geometry[2]) + 1
+
+    def spectrum(self, samples, log_floor):
+        """The log-mel of a recording with silence behind it until its last segment is full and all of it is heard."""
+        return features(samples, self.feature_frames(max(1, -(-len(samples) // (self.geometry[0] * 2 * HOP))), self.geometry), log_floor)
 
     def blocks(self, x):
         """(batch, n L + R, DIM) -> (batch, n, R + L, DIM), and which keys each segment sees."""

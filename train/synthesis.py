@@ -20,6 +20,7 @@ import soundfile
 from scipy.signal import resample_poly
 
 import text
+from progress import Progress
 
 RATE = 16_000
 
@@ -180,6 +181,7 @@ def make(root, out, hours, seed, forbidden=(), shard_seconds=600):
     source = text.sentences(root, rng, forbidden)
     out.mkdir(parents=True, exist_ok=True)
     number, started = len(list(out.glob(f"shard-{seed}-*.json"))), time.time()
+    bar = Progress(f"speech {seed}", hours, "h", number * shard_seconds / 3600)
     while number * shard_seconds < hours * 3600:
         index, pieces, position = [], [], 0
         while position < shard_seconds * RATE:
@@ -195,6 +197,7 @@ def make(root, out, hours, seed, forbidden=(), shard_seconds=600):
             index.append([position, len(samples), written, name])
             pieces.append((samples * 32767).astype("<i2"))
             position += len(samples)
+            bar.at((number * shard_seconds + position / RATE) / 3600)
         path = out / f"shard-{seed}-{number:04d}"
         np.concatenate(pieces).tofile(path.with_suffix(".pcm"))
         path.with_suffix(".tmp").write_text(json.dumps(index))

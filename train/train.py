@@ -19,6 +19,7 @@ from torch.nn import functional as F
 import evaluate
 from data import Tokens, batches
 from model import FFN, LEFT_CONTEXT, RIGHT_CONTEXT, Model, load_whisper
+from progress import Progress
 
 
 def groups(model, options):
@@ -141,6 +142,7 @@ def work(rank, options, model, shared, average, saved):
     if options.until:
         end = time.mktime(time.strptime(time.strftime("%Y-%m-%d ") + options.until, "%Y-%m-%d %H:%M"))
         options.minutes = (shared[2].item() + end - time.time()) / 60
+    bar = Progress(options.out.name, options.minutes, "min", spent_before / 60) if rank == 0 else None
     while shared[2].item() < options.minutes * 60:
         # Between fresh batches, heard ones are replayed from the output of the frozen layers: cheap steps for what is learnt above them.
         replayed = bool(options.replay) and len(cache) > 20 and random.random() < options.replay / (1 + options.replay)
@@ -186,6 +188,7 @@ def work(rank, options, model, shared, average, saved):
         if rank == 0:
             shared[2] = spent_before + now - started
             average.update(model, options.average)
+            bar.at(shared[2].item() / 60, loss=loss.item())
             if len(recent) == 25 and not replayed:
                 print(f"step {int(shared[0])} loss {sum(r[0] for r in recent) / 25:.3f} distance {sum(r[1] for r in recent) / 25:.4f} "
                       f"heard {shared[1] / 3600:.2f} h in {shared[2] / 60:.1f} min", flush=True)

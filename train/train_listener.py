@@ -22,6 +22,7 @@ import evaluate
 from data import batches
 from features import HOP, LOG_FLOOR, features
 from model import LEFT_CONTEXT, RIGHT_CONTEXT, Model, load_whisper
+from progress import Progress
 from text_decoder import END, SILENT, START, TextDecoder, Vocabulary, choose, load_whisper_decoder
 from train import Average
 
@@ -151,6 +152,7 @@ def main():
 
     cache, recent, before, begun = [], [], spent, time.time()
     saved_at = begun
+    bar = Progress(options.out.name, options.minutes, "min", spent / 60)
     while spent < 60 * options.minutes:
         if len(cache) > 10 and random.random() < options.replay / (1 + options.replay):
             batch, encoded = random.choice(cache)
@@ -176,6 +178,7 @@ def main():
         average.update(decoder, options.average)
         step, spent = step + 1, before + time.time() - begun
         recent.append(loss.item())
+        bar.at(spent / 60, loss=recent[-1])
         if len(recent) == 50:
             print(f"step {step} loss {sum(recent) / 50:.3f} heard {heard / 3600:.2f} h in {spent / 60:.1f} min", flush=True)
             recent = []

@@ -8,6 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::lfr::LfrConfig;
 use super::mel::MelBank;
 use super::{FeatureExtractor, check_setting};
 use crate::FrontendError;
@@ -27,6 +28,9 @@ pub struct StreamingLogMelConfig {
     pub left_padding: usize,
     /// Smallest mel power: what silence becomes.
     pub log_floor: f32,
+    /// Stacking of frames, where it is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lfr: Option<LfrConfig>,
 }
 
 impl Default for StreamingLogMelConfig {
@@ -37,11 +41,22 @@ impl Default for StreamingLogMelConfig {
             hop: 160,
             left_padding: 200,
             log_floor: 1e-7,
+            lfr: None,
         }
     }
 }
 
 impl StreamingLogMelConfig {
+    /// Values of one frame, stacked where `lfr` is set.
+    pub fn num_features(&self) -> usize {
+        self.num_mels * self.lfr.map_or(1, |lfr| lfr.stack)
+    }
+
+    /// Samples from one frame to the next.
+    pub fn frame_shift_samples(&self) -> usize {
+        self.hop * self.lfr.map_or(1, |lfr| lfr.stride)
+    }
+
     /// The lowest value of a feature: silence.
     pub fn lowest(&self) -> f32 {
         scaled(self.log_floor)
@@ -53,7 +68,7 @@ fn scaled(energy: f32) -> f32 {
     (energy.log10() + 4.0) / 4.0
 }
 
-/// The extractor; see the [module](self) for what it computes.
+/// The extractor without `lfr`; see the [module](self) for what it computes.
 #[derive(Debug)]
 pub struct StreamingLogMel {
     log_floor: f32,

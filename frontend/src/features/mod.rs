@@ -29,7 +29,7 @@ use crate::FrontendError;
 #[serde(tag = "type", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FeatureConfig {
-    /// Whisper's filter bank with a fixed floor.
+    /// Whisper's filter bank with a fixed floor, with stacking where it is set.
     StreamingLogMel(StreamingLogMelConfig),
     /// Kaldi's filter bank, with stacking and normalisation where they are set.
     KaldiFbank(KaldiFbankConfig),
@@ -49,7 +49,7 @@ impl FeatureConfig {
     /// Values of one frame.
     pub fn num_features(&self) -> usize {
         match self {
-            FeatureConfig::StreamingLogMel(config) => config.num_mels,
+            FeatureConfig::StreamingLogMel(config) => config.num_features(),
             FeatureConfig::KaldiFbank(config) => config.num_features(),
             FeatureConfig::MelWindows(config) => config.num_features(),
             FeatureConfig::CsrSpectrogram(config) => config.num_mels,
@@ -59,7 +59,7 @@ impl FeatureConfig {
     /// Samples at `rate_hz` from one frame to the next.
     pub fn frame_shift_samples(&self, rate_hz: u32) -> usize {
         match self {
-            FeatureConfig::StreamingLogMel(config) => config.hop,
+            FeatureConfig::StreamingLogMel(config) => config.frame_shift_samples(),
             FeatureConfig::KaldiFbank(config) => config.frame_shift_samples(rate_hz),
             FeatureConfig::MelWindows(config) => config.frame_shift_samples(),
             FeatureConfig::CsrSpectrogram(config) => config.frame_shift_samples(rate_hz),
@@ -85,7 +85,13 @@ impl FeatureConfig {
     pub fn extractor(&self, rate_hz: u32) -> Result<Box<dyn FeatureExtractor>, FrontendError> {
         crate::error::check_rate(rate_hz)?;
         Ok(match self {
-            FeatureConfig::StreamingLogMel(config) => Box::new(StreamingLogMel::new(config, rate_hz)?),
+            FeatureConfig::StreamingLogMel(config) => {
+                let bank = StreamingLogMel::new(config, rate_hz)?;
+                match config.lfr {
+                    None => Box::new(bank),
+                    Some(_) => Box::new(chain::Chain::new(bank, config.lfr, None)?),
+                }
+            }
             FeatureConfig::MelWindows(config) => Box::new(MelWindows::new(config, rate_hz)?),
             FeatureConfig::CsrSpectrogram(config) => Box::new(CsrSpectrogram::new(config, rate_hz)?),
             FeatureConfig::KaldiFbank(config) => {

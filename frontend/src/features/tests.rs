@@ -63,6 +63,10 @@ fn configurations() -> Vec<FeatureConfig> {
             left_padding: 0,
             ..Default::default()
         }),
+        FeatureConfig::StreamingLogMel(StreamingLogMelConfig {
+            lfr: Some(LfrConfig { stack: 7, stride: 4 }),
+            ..Default::default()
+        }),
         FeatureConfig::KaldiFbank(fbank.clone()),
         FeatureConfig::KaldiFbank(KaldiFbankConfig {
             snip_edges: false,

@@ -1,0 +1,160 @@
+"""Trains the small model on the shards that synthesis.py and recordings.py write, taught by Whisper's encoder, with checkpoints and resume.
+
+The loss is CTC's, a third of CTC's in the middle, and the distance to the teacher's frames (lessons.py), whose weight falls with the learning rate. In the last
+``--rounding`` of the time the weights of the linear layers are rounded to 6 bits on the way forward, as export.py stores them, and learn to live with it. Several processes
+update the same weights without waiting for each other, as in train.py.
+"""
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+import evaluate
+from data import Tokens
+from fsmn import DeepFsmn, Linear
+from lessons import Lessons, scale as teacher_scale
+from progress import Progress
+from train import Average
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--speech", type=Path, required=True, help="folder of shards")
+    parser.add_argument("--pieces", type=Path, required=True, help="SentencePiece model")
+    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and of the log")
+    parser.add_argument("--start", type=Path, help="checkpoint to begin with")
+    parser.add_argument("--held-out", nargs="*", default=["shard-0-0000"])
+    parser.add_argument("--favour", nargs="*", default=[], metavar="SOURCE=TIMES", help="sources that come more than once in each round, such as queen=4")
+    parser.add_argument("--test", type=Path, nargs="*", default=[], help="test sets to watch (never trained on)")
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--warmup", type=int, default=300, help="steps")
+    parser.add_argument("--decay", type=float, default=0.7, help="share of --minutes, at the end, in which the learning rate falls")
+    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
+    parser.add_argument("--teacher", type=float, default=1.0, help="weight of the distance to the teacher's frames at the peak rate")
+    parser.add_argument("--rounding", type=float, default=0.1, help="share of --minutes, at the end, with rounded weights")
+    parser.add_argument("--seconds", type=float, default=60, help="padded audio in a batch")
+    parser.add_argument("--joined", type=float, default=0.2, help="share of items made of several utterances")
+    parser.add_argument("--strength", type=float, default=1.0, help="of the augmentation")
+    parser.add_argument("--masks", type=float, default=0.5, help="share of items with SpecAugment")
+    parser.add_argument("--average", type=float, default=0.999)
+    parser.add_argument("--every", type=float, default=240, help="seconds between checkpoints")
+    parser.add_argument("--processes", type=int, default=1 if torch.cuda.is_available() else 2)
+    parser.add_argument("--workers", type=int, default=1, help="that make batches, for each process")
+    return parser.parse_args()
+
+
+def ctc(log_probs, batch):
+    """The CTC loss per target token."""
+    targets, counts = batch["targets"]
+    return F.ctc_loss(log_probs.transpose(0, 1), targets, batch["lengths"], counts, reduction="sum", zero_infinity=True) / counts.sum()
+
+
+def work(rank, options, model, shared, average, saved):
+    """One training process. Rank 0 also averages, measures and saves."""
+    torch.set_num_threads(1)
+    device = next(model.parameters()).device
+    tokens = Tokens(options.pieces)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
+    if saved:
+        optimizer.load_state_dict(saved["optimizer"])
+    last, tests = options.out / "last.pt", {}
+    if rank == 0:
+        tests = {path.stem if path.stem != "text" else path.parent.name: evaluate.read_set(path) for path in options.test}
+        tests = {name: clips[::3] if len(clips) > 100 else clips for name, clips in tests.items()}
+        if (options.speech / f"{options.held_out[0]}.json").exists():
+            tests["synthetic"] = evaluate.synthetic_set(options.speech, options.held_out[0], 40)
+        judged = DeepFsmn(len(tokens)).to(device)
+
+    def checkpoint():
+        step, heard, spent = shared.tolist()
+        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average.weights, "count": average.count,
+                    "state": shared.clone(), "options": {name: str(value) for name, value in vars(options).items()}}, last.with_suffix(".tmp"))
+        last.with_suffix(".tmp").rename(last)
+        judged.load_state_dict(average.weights)
+        line = {"step": int(step), "hours": round(heard / 3600, 2), "minutes": round(spent / 60, 1)}
+        for name, clips in tests.items():
+            result = evaluate.summary(evaluate.score(judged, {"ctc": tokens}, clips)["ctc"], 200)
+            line[f"{name}/pieces"] = [result["wer"], result["cer"]]
+        print(json.dumps(line), flush=True)
+        with open(options.out / "log.jsonl", "a") as log:
+            log.write(json.dumps(line) + "\n")
+
+    favour = {name: int(times) for name, times in (pair.split("=") for pair in options.favour)}
+    lessons = Lessons(options.speech, tokens, None, options.seconds, int(time.time()), options.joined, options.strength, options.masks, held_out=options.held_out,
+                      part=(rank, options.processes), favour=favour)
+    source = iter(torch.utils.data.DataLoader(lessons, batch_size=None, num_workers=options.workers, prefetch_factor=8))
+    started = saved_at = time.time()
+    spent_before, recent = shared[2].item(), []
+    centre_spread = [value.to(device) for value in teacher_scale(options.speech) or ()]
+    bar = Progress(options.out.name, options.minutes, "min", spent_before / 60) if rank == 0 else None
+    while shared[2].item() < options.minutes * 60:
+        batch = {name: value.to(device) if torch.is_tensor(value) else value for name, value in next(source).items()}
+        progress = shared[2].item() / (options.minutes * 60)
+        falling = max(0.0, 1 - (1 - progress) / options.decay)
+        scale = min(1, (shared[0].item() + 1) / options.warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * falling)))
+        for group in optimizer.param_groups:
+            group["lr"] = options.rate * scale
+        Linear.rounding = progress > 1 - options.rounding
+        log_probs, middle, taught = model.lessons(batch["features"])
+        loss = ctc(log_probs, batch)
+        distance = torch.zeros(())
+        if centre_spread and batch["known"].any():
+            centre, spread = centre_spread
+            wanted = (batch["teacher"][batch["known"]].float() - centre) / spread
+            distance = F.mse_loss(taught[:, :batch["known"].shape[1]][batch["known"]], wanted)
+        (loss + 0.3 * ctc(middle, batch) + options.teacher * scale * distance).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        shared[0] += 1
+        shared[1] += batch["seconds"]
+        recent.append((loss.item(), distance.item()))
+        if rank == 0:
+            now = time.time()
+            shared[2] = spent_before + now - started
+            average.update(model, options.average)
+            bar.at(shared[2].item() / 60, loss=loss.item())
+            if len(recent) == 50:
+                print(f"step {int(shared[0])} loss {sum(r[0] for r in recent) / 50:.3f} distance {sum(r[1] for r in recent) / 50:.4f} "
+                      f"heard {shared[1] / 3600:.2f} h in {shared[2] / 60:.1f} min", flush=True)
+                recent = []
+            if now - saved_at > options.every:
+                checkpoint()
+                saved_at = time.time()
+    if rank == 0:
+        checkpoint()
+
+
+def main():
+    options = arguments()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(1)
+    model = DeepFsmn(len(Tokens(options.pieces)))
+    options.out.mkdir(parents=True, exist_ok=True)
+    last = options.out / "last.pt"
+    shared = torch.zeros(3, dtype=torch.float64)          # steps, seconds heard, seconds spent
+    saved = torch.load(last, map_location="cpu", weights_only=False) if last.exists() else None
+    if saved:
+        model.load_state_dict(saved["model"])
+        shared.copy_(saved["state"])
+    elif options.start:
+        model.load_state_dict(torch.load(options.start, map_location="cpu", weights_only=False)["average"])
+    model.to(device)
+    average = Average(model)
+    if saved:
+        average.weights, average.count = {name: value.to(device) for name, value in saved["average"].items()}, saved["count"]
+    if options.processes == 1:
+        work(0, options, model, shared, average, saved)
+    else:
+        model.share_memory()
+        shared.share_memory_()
+        torch.multiprocessing.spawn(work, (options, model, shared, average, saved), options.processes)
+
+
+if __name__ == "__main__":
+    main()
