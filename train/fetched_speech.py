@@ -1,4 +1,4 @@
-"""Recorded English speech with exact texts from one Debian package and two public repositories, as shards beside those of ``recordings.py``.
+"""Recorded English speech with exact texts from one Debian package and three public repositories, as shards beside those of ``recordings.py``.
 
 * ``drascula``: *Drascula: The Vampire Strikes Back* (1996), a third adventure game of Debian's main section (``drascula``, and ``scummvm-data`` for ``drascula.dat``):
   8 bits at 11 kHz, about ten actors, 0.69 h. Free to pass on and to change with its notices, as the other two games are. Text: the
@@ -8,6 +8,8 @@
   numbers and abbreviations spelled out.
 * ``digits``: Free Spoken Digit Dataset (``Jakobovski/free-spoken-digit-dataset``), 3,000 digits at 8 kHz by six speakers, 0.45 h, CC BY-SA 4.0, strung together by speaker to runs of three
   to seven with pauses of 0.05 to 0.25 s. Text: the file names.
+* ``speechocean``: speechocean762 (``jimbozhang/speechocean762``), 5,000 sentences read by 250 people whose first language is Mandarin, children among them, on their own telephones, 4.6 h at
+  16 kHz, CC BY 4.0 (Zhang et al., Interspeech 2021). Text: the repository's own, in Kaldi's form.
 """
 
 import argparse
@@ -84,6 +86,16 @@ def digits(folder, seed=1):
             yield np.concatenate(parts[:-1]), " ".join(spoken)
 
 
+def speechocean(folder):
+    """Sentences of ``train/text`` and ``test/text`` (name, words) with their recordings."""
+    texts = dict(line.split(None, 1) for part in ("train", "test") for line in (folder / part / "text").read_text().splitlines())
+    for path in sorted(path for path in (folder / "WAVE").rglob("*") if path.suffix.lower() == ".wav"):
+        text = words(texts.get(path.stem, "0"))
+        if text:
+            samples, rate = soundfile.read(path, dtype="float32")
+            yield resample(samples - samples.mean(), rate), text
+
+
 def kept(clips, grams, slowest=1.5):
     """Trimmed clips of a possible length and pace whose text shares no run of words with a test set."""
     for samples, text in clips:
@@ -99,6 +111,7 @@ if __name__ == "__main__":
     parser.add_argument("--ljspeech", type=Path, help="folder with LJSpeech's clips, anywhere below")
     parser.add_argument("--lists", type=Path, nargs="*", default=[], help="LJSpeech's texts, id|text")
     parser.add_argument("--digits", type=Path, help="folder of the Free Spoken Digit Dataset")
+    parser.add_argument("--speechocean", type=Path, help="folder of speechocean762")
     parser.add_argument("--forbidden", type=Path, nargs="*", default=[], help="tab-separated transcripts of test sets: lines that overlap are left out")
     options = parser.parse_args()
     grams = sentences.runs_of_words(line.split("\t")[-1] for path in options.forbidden for line in path.read_text().splitlines())
@@ -108,3 +121,5 @@ if __name__ == "__main__":
         write(kept(ljspeech(options.ljspeech, options.lists), grams), options.out, "ljspeech")
     if options.digits:
         write(kept(digits(options.digits), grams), options.out, "digits")
+    if options.speechocean:
+        write(kept(speechocean(options.speechocean), grams, slowest=3), options.out, "speechocean")
