@@ -9,7 +9,7 @@
 * ``digits``: Free Spoken Digit Dataset (``Jakobovski/free-spoken-digit-dataset``), 3,000 digits at 8 kHz by six speakers, 0.45 h, CC BY-SA 4.0, strung together by speaker to runs of three
   to seven with pauses of 0.05 to 0.25 s. Text: the file names.
 * ``speechocean``: speechocean762 (``jimbozhang/speechocean762``), 5,000 sentences read by 250 people whose first language is Mandarin, children among them, on their own telephones, 4.6 h at
-  16 kHz, CC BY 4.0 (Zhang et al., Interspeech 2021). Text: the repository's own, in Kaldi's form.
+  16 kHz, Apache 2.0 where its authors publish it (Zhang et al., Interspeech 2021). Text: the repository's own, in Kaldi's form.
 """
 
 import argparse

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 import evaluate
 from data import Tokens
 from fsmn import DeepFsmn, Linear
-from lessons import Lessons, scale as teacher_scale
+from lessons import Lessons
+from lessons import scale as teacher_scale
 from progress import Progress
 from train import Average
 
@@ -36,6 +37,7 @@ def arguments():
     parser.add_argument("--decay", type=float, default=0.7, help="share of --minutes, at the end, in which the learning rate falls")
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--teacher", type=float, default=1.0, help="weight of the distance to the teacher's frames at the peak rate")
+    parser.add_argument("--posteriors", type=float, default=0.5, help="weight of the cross entropy with the teacher's posteriors")
     parser.add_argument("--rounding", type=float, default=0.1, help="share of --minutes, at the end, with rounded weights")
     parser.add_argument("--seconds", type=float, default=60, help="padded audio in a batch")
     parser.add_argument("--joined", type=float, default=0.2, help="share of items made of several utterances")
@@ -102,25 +104,30 @@ def work(rank, options, model, shared, average, saved):
         Linear.rounding = progress > 1 - options.rounding
         log_probs, middle, taught = model.lessons(batch["features"])
         loss = ctc(log_probs, batch)
-        distance = torch.zeros(())
-        if centre_spread and batch["known"].any():
+        distance = surprise = torch.zeros(())
+        known = batch["whole_known"]
+        if centre_spread and known.any():
             centre, spread = centre_spread
-            wanted = (batch["teacher"][batch["known"]].float() - centre) / spread
-            distance = F.mse_loss(taught[:, :batch["known"].shape[1]][batch["known"]], wanted)
-        (loss + 0.3 * ctc(middle, batch) + options.teacher * scale * distance).backward()
+            distance = F.mse_loss(taught[:, :known.shape[1]][known], (batch["whole"][known].float() - centre) / spread)
+        known = batch["posterior_known"]
+        if known.any():
+            # Summed over frames and divided by tokens, as CTC's loss is.
+            told = log_probs[:, :known.shape[1]][known].gather(1, batch["posterior_ids"][known])
+            surprise = -(told * batch["posteriors"][known]).sum() / batch["targets"][1].sum()
+        (loss + 0.3 * ctc(middle, batch) + options.teacher * scale * distance + options.posteriors * surprise).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         shared[0] += 1
         shared[1] += batch["seconds"]
-        recent.append((loss.item(), distance.item()))
+        recent.append((loss.item(), distance.item(), surprise.item()))
         if rank == 0:
             now = time.time()
             shared[2] = spent_before + now - started
             average.update(model, options.average)
             bar.at(shared[2].item() / 60, loss=loss.item())
             if len(recent) == 50:
-                print(f"step {int(shared[0])} loss {sum(r[0] for r in recent) / 50:.3f} distance {sum(r[1] for r in recent) / 50:.4f} "
+                print(f"step {int(shared[0])} loss {sum(r[0] for r in recent) / 50:.3f} distance {sum(r[1] for r in recent) / 50:.4f} surprise {sum(r[2] for r in recent) / 50:.3f} "
                       f"heard {shared[1] / 3600:.2f} h in {shared[2] / 60:.1f} min", flush=True)
                 recent = []
             if now - saved_at > options.every:
