@@ -1,7 +1,7 @@
 """How the served model behaves where recognisers go wrong: drives the ``waxwing`` program and prints a Markdown table.
 
 ``robustness.py WAXWING MODEL LIST [--out TABLE.md]``; ``LIST`` is a test set (tab-separated: file, words). Speech is made worse in known ways and its word
-error rate, with the built-in model as it is served by default, is given with a bootstrap interval over recordings; where nobody speaks, the words that come out all the same
+error rate, with that model as it is served by default, is given with a bootstrap interval over recordings; where nobody speaks, the words that come out all the same
 are counted. The best path's transcripts by the model directory MODEL get compared with what the training program computes, too.
 """
 
@@ -116,15 +116,17 @@ def transcribe(program, rate, clips, *settings):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("program", help="the waxwing program")
-    parser.add_argument("model", help="a model directory")
+    parser.add_argument("model", type=Path, help="a model directory")
     parser.add_argument("list", type=Path, help="test set")
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     parser.add_argument("--silence", type=float, default=60, help="minutes of silence")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    # A directory that has no language model of its own is a built-in model's, whose language model is in the program.
+    served = str(options.model) if (options.model / "language_model.bin").exists() else options.model.name
     lines = ["| input | words spoken | WER, % | interval | words invented |", "|---|---|---|---|---|"]
     for name, rate, clips in conditions(evaluate.read_set(options.list), options.silence):
-        texts = transcribe(options.program, rate, clips)
+        texts = transcribe(options.program, rate, clips, "--model", served)
         if name == "as recorded":
             judge = evaluate.load(options.model)
             plain = transcribe(options.program, rate, clips, "--model", options.model, "--beam-width", "1")

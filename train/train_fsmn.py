@@ -1,6 +1,6 @@
 """Trains the small model on the shards that synthesis.py and recordings.py write, taught by Whisper's encoder, with checkpoints and resume.
 
-The loss is CTC's, a third of CTC's in the middle, and the distance to the teacher's frames (lessons.py), whose weight falls with the learning rate. In the last
+The loss is CTC's, a third of CTC's in the middle, and the distance to the teacher's frames (lessons.py), whose weight falls with the learning rate, and the cross entropy with the first model's posteriors. In the last
 ``--rounding`` of the time the weights of the linear layers are rounded to 6 bits on the way forward, as export.py stores them, and learn to live with it. Several processes
 update the same weights without waiting for each other, as in train.py.
 """
@@ -28,7 +28,7 @@ def arguments():
     parser.add_argument("--speech", type=Path, required=True, help="folder of shards")
     parser.add_argument("--pieces", type=Path, required=True, help="SentencePiece model")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and of the log")
-    parser.add_argument("--start", type=Path, help="checkpoint to begin with")
+    parser.add_argument("--start", type=Path, help="checkpoint or exported model directory to begin with")
     parser.add_argument("--held-out", nargs="*", default=["shard-0-0000"])
     parser.add_argument("--favour", nargs="*", default=[], metavar="SOURCE=TIMES", help="sources that come more than once in each round, such as queen=4")
     parser.add_argument("--test", type=Path, nargs="*", default=[], help="test sets to watch (never trained on)")
@@ -150,7 +150,9 @@ def main():
         model.load_state_dict(saved["model"])
         shared.copy_(saved["state"])
     elif options.start:
-        model.load_state_dict(torch.load(options.start, map_location="cpu", weights_only=False)["average"])
+        is_exported = options.start.is_dir()
+        weights = evaluate.read_weights(options.start) if is_exported else torch.load(options.start, map_location="cpu", weights_only=False)["average"]
+        model.load_state_dict(weights, strict=not is_exported)      # heads that serve training only are not exported
     model.to(device)
     average = Average(model)
     if saved:

@@ -214,7 +214,8 @@ impl Config {
                 shared == 0 || lends,
                 "second_listener.encoder.shared_layers: expected a whisper-emformer with as many layers, of the same width and heads, in front of it".into(),
             );
-            let hears = matches!(&self.features, Some(FeatureConfig::StreamingLogMel(mel)) if mel.lfr.is_none());
+            let hears =
+                matches!(&self.features, Some(FeatureConfig::StreamingLogMel(mel)) if mel.lfr.is_none());
             require(
                 hears,
                 "second_listener: expected features of the type streaming_log_mel without lfr".into(),

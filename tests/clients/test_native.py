@@ -9,7 +9,7 @@ import wave
 import httpx
 import websockets
 
-from conftest import Server, word_errors
+from conftest import ROOT, Server, word_errors
 
 
 def samples(path) -> bytes:
@@ -51,6 +51,26 @@ def test_words_arrive_and_the_last_event_is_done(server, clips, transcripts):
     assert seen[0]["type"] == "ready" and seen[0]["model"] == "en-emformer"
     assert [event["type"] for event in seen].count("done") == 1 and seen[-1]["type"] == "done"
     assert word_errors(transcripts["0870"], finals(seen)) / len(transcripts["0870"].split()) <= 0.7
+
+
+def test_two_models_are_served_at_once(tmp_path, server, clips, transcripts):
+    audio = samples(clips["0870"])
+    both = Server("--model", f"en-emformer,{ROOT / 'model/pretrained/en-fsmn'}", log=tmp_path / "log")
+
+    async def at_once():
+        return await asyncio.gather(*(speak(both.url, audio, query=f"?model={name}") for name in ("en-emformer", "en-fsmn", "en-emformer", "en-fsmn")))
+
+    accurate, small, again, small_again = asyncio.run(at_once())
+    for seen, name in ((accurate, "en-emformer"), (small, "en-fsmn")):
+        ready = seen[0]
+        assert ready["model"] == name
+        assert ready["latency_ms"]["segment"] + ready["latency_ms"]["right_context"] <= 1000
+        assert seen[-1]["type"] == "done" and finals(seen)
+    assert word_errors(transcripts["0870"], finals(accurate)) / len(transcripts["0870"].split()) <= 0.4
+    # Neighbours change nothing, of whichever model.
+    assert finals(accurate) == finals(again) == finals(asyncio.run(speak(server.url, audio)))
+    assert finals(small) == finals(small_again)
+    assert both.stop() == 0
 
 
 def test_a_socket_and_a_post_say_the_same(server, clips):
