@@ -1,6 +1,8 @@
 //! The shipped models on real speech: features and log-probs equal the training code's (`tests/golden/shipped.py`), and streaming equals the whole
 //! utterance (I2). Rounding errors of trained weights depend on what they hear, so random ones would not do.
 
+#![expect(clippy::unwrap_used, reason = "a helper of tests may fail as a test does")]
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
