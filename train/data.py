@@ -42,6 +42,11 @@ class Tokens:
         return "".join(self.names[c] for c in kept).replace("▁", " ").strip()
 
 
+def favoured(pairs):
+    """``["queen=4"]`` -> {"queen": 4}: how often sources come in each round."""
+    return {name: int(times) for name, times in (pair.split("=") for pair in pairs)}
+
+
 class Shards:
     """The utterances of all finished shards in a folder; ``refresh`` finds those that were finished since."""
 

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 import evaluate
-from data import Tokens, batches
+from data import Tokens, batches, favoured
 from model import FFN, LEFT_CONTEXT, RIGHT_CONTEXT, Model, load_whisper
 from progress import Progress
 
@@ -135,7 +135,7 @@ def work(rank, options, model, shared, average, saved):
 
     source = batches(options.speech, tokens, model.geometry, options.workers, seconds=options.seconds, seed=int(time.time()), held_out=options.held_out,
                      joined=options.joined, strength=options.strength, masks=options.masks,
-                     favour={name: int(times) for name, times in (pair.split("=") for pair in options.favour)}, part=(rank, options.processes))
+                     favour=favoured(options.favour), part=(rank, options.processes))
     started = saved_at = time.time()
     spent_before = shared[2].item()
     recent, cache, saves = [], [], 0
@@ -201,16 +201,8 @@ def work(rank, options, model, shared, average, saved):
         checkpoint(bool(options.measure))
 
 
-def main():
-    options = arguments()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.set_num_threads(options.threads)
-    heads = {name: len(Tokens(options.pieces if name == "pieces" else None)) for name in options.heads}
-    geometry = (options.segment, LEFT_CONTEXT, RIGHT_CONTEXT)
-    model = Model(heads=heads, geometry=geometry, ffn=options.ffn)
-    if not options.start:
-        load_whisper(model, options.whisper)
+def launch(work, options, model, begin):
+    """Trains in one process or several: from the last checkpoint in ``options.out``, or from what ``begin()`` gives the model."""
     options.out.mkdir(parents=True, exist_ok=True)
     last = options.out / "last.pt"
     shared = torch.zeros(3, dtype=torch.float64)          # steps, seconds heard, seconds spent
@@ -218,10 +210,9 @@ def main():
     if saved:
         model.load_state_dict(saved["model"])
         shared.copy_(saved["state"])
-    elif options.start:
-        own = model.state_dict()
-        found = torch.load(options.start, map_location="cpu", weights_only=False)["average"]
-        model.load_state_dict({name: value for name, value in found.items() if name in own and value.shape == own[name].shape}, strict=False)
+    else:
+        begin()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     average = Average(model)
     if saved:
@@ -232,6 +223,25 @@ def main():
         model.share_memory()
         shared.share_memory_()
         torch.multiprocessing.spawn(work, (options, model, shared, average, saved), options.processes)
+
+
+def main():
+    options = arguments()
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.set_num_threads(options.threads)
+    heads = {name: len(Tokens(options.pieces if name == "pieces" else None)) for name in options.heads}
+    geometry = (options.segment, LEFT_CONTEXT, RIGHT_CONTEXT)
+    model = Model(heads=heads, geometry=geometry, ffn=options.ffn)
+    if not options.start:
+        load_whisper(model, options.whisper)
+
+    def begin():
+        if options.start:
+            own = model.state_dict()
+            found = torch.load(options.start, map_location="cpu", weights_only=False)["average"]
+            model.load_state_dict({name: value for name, value in found.items() if name in own and value.shape == own[name].shape}, strict=False)
+
+    launch(work, options, model, begin)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,12 @@ import torch
 from torch.nn import functional as F
 
 import evaluate
-from data import Tokens
+from data import Tokens, favoured
 from fsmn import DeepFsmn, Linear
 from lessons import Lessons
 from lessons import scale as teacher_scale
 from progress import Progress
-from train import Average
+from train import launch
 
 
 def arguments():
@@ -86,9 +86,8 @@ def work(rank, options, model, shared, average, saved):
         with open(options.out / "log.jsonl", "a") as log:
             log.write(json.dumps(line) + "\n")
 
-    favour = {name: int(times) for name, times in (pair.split("=") for pair in options.favour)}
     lessons = Lessons(options.speech, tokens, None, options.seconds, int(time.time()), options.joined, options.strength, options.masks, held_out=options.held_out,
-                      part=(rank, options.processes), favour=favour)
+                      part=(rank, options.processes), favour=favoured(options.favour))
     source = iter(torch.utils.data.DataLoader(lessons, batch_size=None, num_workers=options.workers, prefetch_factor=8))
     started = saved_at = time.time()
     spent_before, recent = shared[2].item(), []
@@ -139,30 +138,16 @@ def work(rank, options, model, shared, average, saved):
 
 def main():
     options = arguments()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(1)
     model = DeepFsmn(len(Tokens(options.pieces)))
-    options.out.mkdir(parents=True, exist_ok=True)
-    last = options.out / "last.pt"
-    shared = torch.zeros(3, dtype=torch.float64)          # steps, seconds heard, seconds spent
-    saved = torch.load(last, map_location="cpu", weights_only=False) if last.exists() else None
-    if saved:
-        model.load_state_dict(saved["model"])
-        shared.copy_(saved["state"])
-    elif options.start:
-        is_exported = options.start.is_dir()
-        weights = evaluate.read_weights(options.start) if is_exported else torch.load(options.start, map_location="cpu", weights_only=False)["average"]
-        model.load_state_dict(weights, strict=not is_exported)      # heads that serve training only are not exported
-    model.to(device)
-    average = Average(model)
-    if saved:
-        average.weights, average.count = {name: value.to(device) for name, value in saved["average"].items()}, saved["count"]
-    if options.processes == 1:
-        work(0, options, model, shared, average, saved)
-    else:
-        model.share_memory()
-        shared.share_memory_()
-        torch.multiprocessing.spawn(work, (options, model, shared, average, saved), options.processes)
+
+    def begin():
+        if options.start:
+            is_exported = options.start.is_dir()
+            weights = evaluate.read_weights(options.start) if is_exported else torch.load(options.start, map_location="cpu", weights_only=False)["average"]
+            model.load_state_dict(weights, strict=not is_exported)      # heads that serve training only are not exported
+
+    launch(work, options, model, begin)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional as F
 
 import evaluate
-from data import batches
+from data import batches, favoured
 from features import HOP, LOG_FLOOR, features
 from model import LEFT_CONTEXT, RIGHT_CONTEXT, Model, load_whisper
 from progress import Progress
@@ -131,7 +131,7 @@ def main():
     tests = {name: clips[::3] if len(clips) > 100 else clips for name, clips in tests.items()}
     source = batches(options.speech, {"words": vocabulary}, (64, LEFT_CONTEXT, RIGHT_CONTEXT), 1, longest=14, seconds=options.seconds, seed=int(time.time()), held_out=options.held_out,
                      joined=options.joined, strength=options.strength, masks=options.masks,
-                     favour={name: int(times) for name, times in (pair.split("=") for pair in options.favour)})
+                     favour=favoured(options.favour))
 
     def checkpoint():
         torch.save({"model": decoder.state_dict(), "optimizer": optimizer.state_dict(), "average": average.weights, "count": average.count,
