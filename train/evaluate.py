@@ -39,6 +39,12 @@ def read_set(path):
     return clips
 
 
+def watched(paths):
+    """{name: clips} of the sets to watch while training; of long ones every third clip."""
+    sets = {path.stem if path.stem != "text" else path.parent.name: read_set(path) for path in paths}
+    return {name: clips[::3] if len(clips) > 100 else clips for name, clips in sets.items()}
+
+
 def synthetic_set(folder, shard, count):
     """The first utterances of a shard that was kept out of training."""
     shards = Shards(folder)

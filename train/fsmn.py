@@ -15,7 +15,7 @@ from model import DIM as TEACHER_DIM
 STACK, STRIDE, NUM_MELS = 7, 4, 80                            # frames side by side; from one stacked frame to the next
 HOP_SAMPLES = STRIDE * HOP                                     # of a stacked frame: 40 ms
 SEGMENT = 6
-LAYERS, HIDDEN, MEMORY, OUTPUT, LEFT_ORDER = 12, 384, 192, 320, 10
+HIDDEN, MEMORY, OUTPUT, LEFT_ORDER = 384, 192, 320, 10
 RIGHT_ORDERS = [1] * 6 + [2] * 6
 MIDDLE, TAUGHT = 6, 10                                         # layers behind which a second CTC head and the teacher's head listen while training
 

@@ -109,8 +109,7 @@ def work(rank, options, model, shared, average, saved):
         optimizer.load_state_dict(saved["optimizer"])
     last, tests = options.out / "last.pt", {}
     if rank == 0:
-        tests = {path.stem if path.stem != "text" else path.parent.name: evaluate.read_set(path) for path in options.test}
-        tests = {name: clips[::3] if len(clips) > 100 else clips for name, clips in tests.items()}
+        tests = evaluate.watched(options.test)
         if options.held_out and (options.speech / f"{options.held_out[0]}.json").exists():
             tests["synthetic"] = evaluate.synthetic_set(options.speech, options.held_out[0], 20)
         judged = Model(heads={name: len(t) for name, t in tokens.items()}, ffn=options.ffn).to(device)

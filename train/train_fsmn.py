@@ -53,7 +53,7 @@ def arguments():
 def ctc(log_probs, batch):
     """The CTC loss per target token."""
     targets, counts = batch["targets"]
-    return F.ctc_loss(log_probs.transpose(0, 1), targets, batch["lengths"], counts, reduction="sum", zero_infinity=True) / counts.sum()
+    return F.ctc_loss(log_probs.transpose(0, 1), targets.to(log_probs.device), batch["lengths"], counts, reduction="sum", zero_infinity=True) / counts.sum()
 
 
 def work(rank, options, model, shared, average, saved):
@@ -66,8 +66,7 @@ def work(rank, options, model, shared, average, saved):
         optimizer.load_state_dict(saved["optimizer"])
     last, tests = options.out / "last.pt", {}
     if rank == 0:
-        tests = {path.stem if path.stem != "text" else path.parent.name: evaluate.read_set(path) for path in options.test}
-        tests = {name: clips[::3] if len(clips) > 100 else clips for name, clips in tests.items()}
+        tests = evaluate.watched(options.test)
         if (options.speech / f"{options.held_out[0]}.json").exists():
             tests["synthetic"] = evaluate.synthetic_set(options.speech, options.held_out[0], 40)
         judged = DeepFsmn(len(tokens)).to(device)

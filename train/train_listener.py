@@ -127,8 +127,7 @@ def main():
         decoder.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         average.weights, average.count, step, heard, spent = (saved[name] for name in ("average", "count", "step", "heard", "spent"))
-    tests = {path.stem if path.stem != "text" else path.parent.name: evaluate.read_set(path) for path in options.test}
-    tests = {name: clips[::3] if len(clips) > 100 else clips for name, clips in tests.items()}
+    tests = evaluate.watched(options.test)
     source = batches(options.speech, {"words": vocabulary}, (64, LEFT_CONTEXT, RIGHT_CONTEXT), 1, longest=14, seconds=options.seconds, seed=int(time.time()), held_out=options.held_out,
                      joined=options.joined, strength=options.strength, masks=options.masks,
                      favour=favoured(options.favour))
