@@ -1,9 +1,12 @@
 //! The two products of attention, head by head, over rows that stay where they lie.
 
-use super::{LANES, Lanes, LanesWork};
+use super::lanes::{LANES, Lanes, LanesWork};
+use super::tile::{TileWork, apart, in_tiles};
 
-/// Queries that share the reading of a key or value.
-const QUERIES: usize = 4;
+/// Queries that share the reading of keys: with as many as four keys at a time their sums stay in registers.
+const SCORED_QUERIES: usize = 2;
+/// Queries that share the reading of a value.
+const MIXED_QUERIES: usize = 6;
 
 /// Rows that begin `stride` apart.
 #[derive(Clone, Copy)]
@@ -35,50 +38,61 @@ pub(crate) struct Scores<'a> {
 impl LanesWork for Scores<'_> {
     #[inline(always)]
     fn run<L: Lanes>(mut self, lanes: L) {
-        let num_queries = self.queries.count;
-        let mut first = 0;
-        while first + QUERIES <= num_queries {
-            self.some::<L, QUERIES>(lanes, first);
-            first += QUERIES;
-        }
-        for first in first..num_queries {
-            self.some::<L, 1>(lanes, first);
+        let count = self.queries.count;
+        in_tiles(lanes, count, SCORED_QUERIES, &mut self);
+    }
+}
+
+/// The part of a head that fills registers.
+#[inline(always)]
+fn whole_chunks(values: &[f32], count: usize) -> &[[f32; LANES]] {
+    &values.as_chunks::<LANES>().0[..count]
+}
+
+impl<'a> Scores<'a> {
+    #[inline(always)]
+    fn key(&self, index: usize) -> &'a [f32] {
+        let [own, left] = &self.keys;
+        match index.checked_sub(own.count) {
+            None => own.part(index, self.begin, self.head_dim),
+            Some(index) => left.part(index, self.begin, self.head_dim),
         }
     }
 }
 
-impl Scores<'_> {
+impl TileWork for Scores<'_> {
     #[inline(always)]
-    fn some<L: Lanes, const N: usize>(&mut self, lanes: L, first: usize) {
+    fn tile<L: Lanes, const N: usize>(&mut self, lanes: L, first: usize) {
         let whole = self.head_dim / LANES;
+        let count = self.keys[0].count + self.keys[1].count;
         let queries: [&[f32]; N] =
             std::array::from_fn(|index| self.queries.part(first + index, self.begin, self.head_dim));
-        let in_chunks: [&[[f32; LANES]]; N] =
-            std::array::from_fn(|index| &queries[index].as_chunks::<LANES>().0[..whole]);
-        let scores = &mut self.scores[first * self.columns..][..N * self.columns];
-        let mut column = 0;
-        for keys in &self.keys {
-            for index in 0..keys.count {
-                let key = keys.part(index, self.begin, self.head_dim);
-                let (chunks, rest) = key.as_chunks::<LANES>();
-                let chunks = &chunks[..whole];
-                let mut sums = [lanes.splat(0.0); N];
-                for chunk in 0..whole {
-                    let key = lanes.load(&chunks[chunk]);
-                    for (sum, query) in sums.iter_mut().zip(&in_chunks) {
-                        *sum = lanes.mul_add(lanes.load(&query[chunk]), key, *sum);
+        let query_chunks: [&[[f32; LANES]]; N] = queries.map(|query| whole_chunks(query, whole));
+        for column in (0..count).step_by(4) {
+            // Behind the last key it is taken again, and its scores are dropped.
+            let keys: [&[f32]; 4] = std::array::from_fn(|index| self.key((column + index).min(count - 1)));
+            let key_chunks = keys.map(|key| whole_chunks(key, whole));
+            let mut sums = [[lanes.splat(0.0); 4]; N];
+            for chunk in 0..whole {
+                let keys = key_chunks.map(|key| lanes.load(&key[chunk]));
+                for (sums, query) in sums.iter_mut().zip(&query_chunks) {
+                    let query = lanes.load(&query[chunk]);
+                    for (sum, key) in sums.iter_mut().zip(keys) {
+                        *sum = lanes.mul_add(query, key, *sum);
                     }
                 }
-                for (query, sum) in sums.into_iter().enumerate() {
-                    let sum = lanes.store(sum);
-                    let fours: [f32; 4] = std::array::from_fn(|lane| sum[lane] + sum[lane + 4]);
-                    let mut score = (fours[0] + fours[2]) + (fours[1] + fours[3]);
-                    for (query, key) in queries[query][whole * LANES..].iter().zip(rest) {
-                        score += query * key;
+            }
+            for (index, sums) in sums.into_iter().enumerate() {
+                let mut four = lanes.sums(sums);
+                if whole * LANES < self.head_dim {
+                    for (score, key) in four.iter_mut().zip(keys) {
+                        let rest = queries[index].iter().zip(key).skip(whole * LANES);
+                        *score += rest.map(|(query, key)| query * key).sum::<f32>();
                     }
-                    scores[query * self.columns + column] = score;
                 }
-                column += 1;
+                let scores = &mut self.scores[(first + index) * self.columns + column..];
+                let there = scores.len().min(count - column).min(4);
+                scores[..there].copy_from_slice(&four[..there]);
             }
         }
     }
@@ -101,20 +115,14 @@ pub(crate) struct Mixture<'a> {
 impl LanesWork for Mixture<'_> {
     #[inline(always)]
     fn run<L: Lanes>(mut self, lanes: L) {
-        let mut first = 0;
-        while first + QUERIES <= self.num_queries {
-            self.some::<L, QUERIES>(lanes, first);
-            first += QUERIES;
-        }
-        for first in first..self.num_queries {
-            self.some::<L, 1>(lanes, first);
-        }
+        let count = self.num_queries;
+        in_tiles(lanes, count, MIXED_QUERIES, &mut self);
     }
 }
 
-impl Mixture<'_> {
+impl TileWork for Mixture<'_> {
     #[inline(always)]
-    fn some<L: Lanes, const N: usize>(&mut self, lanes: L, first: usize) {
+    fn tile<L: Lanes, const N: usize>(&mut self, lanes: L, first: usize) {
         let end = self.begin + self.head_dim;
         let mut at = self.begin;
         while at + 2 * LANES <= end {
@@ -139,26 +147,31 @@ impl Mixture<'_> {
             }
         }
     }
+}
 
+impl Mixture<'_> {
     /// `N` queries by `WIDTH` registers of values.
     #[inline(always)]
     fn panel<L: Lanes, const N: usize, const WIDTH: usize>(&mut self, lanes: L, first: usize, at: usize) {
-        let weights: [&[f32]; N] =
-            std::array::from_fn(|index| &self.weights[(first + index) * self.columns..][..self.columns]);
         let mut sums = [[lanes.splat(0.0); WIDTH]; N];
         let mut column = 0;
         for values in &self.values {
+            // Slices of one length, so that no index below needs a check.
+            let weights = apart::<_, N>(std::array::from_fn(|index| {
+                &self.weights[(first + index) * self.columns + column..]
+            }));
+            let weights: [&[f32]; N] = std::array::from_fn(|index| &weights[index][..values.count]);
             for row in 0..values.count {
                 let chunks = values.part(row, at, WIDTH * LANES).as_chunks::<LANES>().0;
                 let value: [L::Eight; WIDTH] = std::array::from_fn(|index| lanes.load(&chunks[index]));
                 for (sums, weights) in sums.iter_mut().zip(&weights) {
-                    let weight = lanes.splat(weights[column]);
+                    let weight = lanes.splat(weights[row]);
                     for (sum, value) in sums.iter_mut().zip(value) {
                         *sum = lanes.mul_add(weight, value, *sum);
                     }
                 }
-                column += 1;
             }
+            column += values.count;
         }
         for (index, sums) in sums.into_iter().enumerate() {
             let output = &mut self.output[(first + index) * self.stride + at..][..WIDTH * LANES];

@@ -7,8 +7,9 @@
 
 use std::cell::RefCell;
 
+use super::lanes::{COLUMNS, Instructions, PanelRow};
 use super::quantised::{MOST_INPUTS, Quantised, QuantisedRows};
-use super::tile::{COLUMNS, Instructions, PanelRow, ROWS, Target};
+use super::tile::{FloatPanel, Target};
 use crate::precision::Precision;
 
 /// Inputs of a piece: 16 KiB of weights, half of the innermost cache of common processors.
@@ -115,30 +116,26 @@ impl Linear {
             for (panel, bias) in self.bias.iter().enumerate() {
                 let (weights, rest) = later.split_at(depth);
                 later = rest;
-                let mut soon = (if rows >= FETCH_AHEAD {
+                let soon = if rows >= FETCH_AHEAD {
                     &rest[..depth.min(rest.len())]
                 } else {
                     &[]
-                })
-                .chunks(depth.div_ceil(tiles(rows)).max(1));
+                };
                 let column = panel * COLUMNS;
-                for (first, count) in spread(rows) {
-                    if let Some(weights) = soon.next() {
-                        self.instructions.prefetch(weights);
-                    }
-                    self.instructions.multiply(
-                        count,
-                        |row| &input[(first + row) * inputs + begin..][..depth],
-                        weights,
-                        Target {
-                            output: &mut output[first * outputs + column..],
-                            stride: outputs,
-                            columns: COLUMNS.min(outputs - column),
-                            keeps: adding || begin > 0,
-                            bias: (begin == 0).then_some(bias),
-                        },
-                    );
-                }
+                self.instructions.run(FloatPanel {
+                    input: &input[begin..],
+                    stride: inputs,
+                    rows,
+                    weights,
+                    soon,
+                    target: Target {
+                        output: &mut output[column..],
+                        stride: outputs,
+                        columns: COLUMNS.min(outputs - column),
+                        keeps: adding || begin > 0,
+                        bias: (begin == 0).then_some(bias),
+                    },
+                });
             }
         }
     }
@@ -164,20 +161,6 @@ fn pack(weight: &[f32], outputs: usize, inputs: usize) -> Vec<PanelRow> {
         }
     }
     packed
-}
-
-/// Tiles that so many rows are spread over.
-fn tiles(rows: usize) -> usize {
-    rows.div_ceil(ROWS)
-}
-
-/// First row and number of rows of each tile: as even as can be, since a tile of one or two rows wastes the arithmetic units.
-pub(super) fn spread(rows: usize) -> impl Iterator<Item = (usize, usize)> {
-    let tiles = tiles(rows);
-    (0..tiles).map(move |tile| {
-        let begin = tile * rows / tiles;
-        (begin, (tile + 1) * rows / tiles - begin)
-    })
 }
 
 #[cfg(test)]
@@ -220,7 +203,7 @@ mod tests {
         ] {
             let (weight, bias) = (noise(1, inputs * outputs), noise(2, outputs));
             let mut linear = Linear::new(&weight, bias.clone(), inputs);
-            for instructions in [linear.instructions, Instructions::Plain] {
+            for instructions in Instructions::all() {
                 linear.instructions = instructions;
                 for rows in [0, 1, 2, 3, 4, 5, 6, 7, 11, 25] {
                     let input = noise(3, rows * inputs);
@@ -247,16 +230,23 @@ mod tests {
         for (inputs, outputs) in [(1, 1), (7, 5), (16, 16), (33, 47), (600, 33)] {
             let (weight, bias) = (noise(1, inputs * outputs), noise(2, outputs));
             let mut linear = Linear::with_precision(&weight, bias.clone(), inputs, Precision::Int8);
-            let detected = linear.instructions;
-            for rows in [1, 2, 3, 4, 5, 6, 13] {
+            for rows in 1..=25 {
                 let input = noise(3, rows * inputs);
                 let before = noise(4, rows * outputs);
-                let (mut fast, mut plain) = (before.clone(), before.clone());
-                linear.instructions = detected;
-                linear.apply_adding(rows, &input, &mut fast);
-                linear.instructions = Instructions::Plain;
-                linear.apply_adding(rows, &input, &mut plain);
-                assert_eq!(fast, plain, "{inputs} {outputs} {rows}");
+                let mut apply = |instructions| {
+                    linear.instructions = instructions;
+                    let mut output = before.clone();
+                    linear.apply_adding(rows, &input, &mut output);
+                    output
+                };
+                let fast = apply(Instructions::detect());
+                for instructions in Instructions::all() {
+                    assert_eq!(
+                        apply(instructions),
+                        fast,
+                        "{inputs} {outputs} {rows} {instructions:?}"
+                    );
+                }
                 for row in 0..rows {
                     let exact = exact(&weight, &bias, inputs, &input[row * inputs..][..inputs]);
                     for (output, exact) in exact.into_iter().enumerate() {

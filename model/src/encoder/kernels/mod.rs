@@ -14,10 +14,9 @@ mod tile;
 
 pub(crate) use attention::{Mixture, Rows, Scores};
 pub(crate) use elementwise::{Norm, activate, log_softmax_rows, sigmoid, softmax_rows, tanh};
-pub(crate) use lanes::{LANES, Lanes, LanesWork};
+pub(crate) use lanes::Instructions;
 pub(crate) use linear::Linear;
 pub(crate) use product::{Matrix, product};
-pub(crate) use tile::Instructions;
 
 /// Runs a loop, compiled for AVX2 where the processor has it: twice the width of the baseline's registers.
 #[inline(always)]

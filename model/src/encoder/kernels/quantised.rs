@@ -6,20 +6,20 @@
 //! keep twelve bits, which makes their rounding negligible against the weights'. Sums are whole numbers, so they are exact:
 //! every processor gives the same bits, and a row's result does not depend on its neighbours.
 
-use super::tile::{COLUMNS, Instructions, Target};
+use super::lanes::{COLUMNS, Instructions, Lanes, LanesWork, PanelPair};
+use super::tile::{Target, TileWork, apart, in_tiles};
 use super::vectorised;
 
 /// Greatest weight. −128 is not used, so that signs are alike.
 const WEIGHT_LIMIT: f32 = 127.0;
+/// Least value that a row's greatest weight may be given.
+const LEAST_GREATEST_WEIGHT: u8 = 112;
+/// Bytes of rounded inputs that pass all panels before the next: a part of the second-level cache.
+const INPUT_BYTES: usize = 128 * 1024;
 /// Greatest input: with it, 8,192 products of the greatest weight fit 32 bits.
 const INPUT_LIMIT: f32 = 2047.0;
 /// Most inputs that a layer may have, by the limits above.
 pub(super) const MOST_INPUTS: usize = 8192;
-
-/// Weights of two inputs for the columns of a panel: column 0's two, column 1's two, …
-#[derive(Debug, Clone, Copy)]
-#[repr(align(32))]
-pub(super) struct PanelPair(pub(super) [[i8; 2]; COLUMNS]);
 
 /// A layer's weights.
 pub(super) struct Quantised {
@@ -45,14 +45,10 @@ impl Quantised {
     pub(super) fn new(weight: &[f32], inputs: usize) -> Self {
         let outputs = weight.len() / inputs;
         let panels = outputs.div_ceil(COLUMNS);
-        let scale = |output: usize| {
-            let row = &weight[output * inputs..][..inputs];
-            row.iter().fold(0.0f32, |most, value| most.max(value.abs())) / WEIGHT_LIMIT
-        };
-        let scales: Vec<f32> = (0..outputs).map(scale).collect();
+        let scales: Vec<f32> = weight.chunks_exact(inputs).map(best_scale).collect();
         let rounded = |output: usize, input: usize| -> i8 {
             if output < outputs && input < inputs && scales[output] > 0.0 {
-                (weight[output * inputs + input] / scales[output]).round() as i8
+                (weight[output * inputs + input] / scales[output]).round_ties_even() as i8
             } else {
                 0
             }
@@ -90,26 +86,66 @@ impl Quantised {
         let pairs = self.inputs.div_ceil(2);
         scratch.fill(input, self.inputs);
         let rows = input.len() / self.inputs;
-        for (panel, weights) in self.weight.chunks_exact(pairs.max(1)).enumerate() {
-            let column = panel * COLUMNS;
-            for (first, count) in super::linear::spread(rows) {
-                instructions.multiply_whole(
-                    count,
-                    |row| &scratch.pairs[(first + row) * pairs..][..pairs],
+        let some = (INPUT_BYTES / (pairs * size_of::<i32>())).max(1);
+        for begin in (0..rows).step_by(some) {
+            let rows = some.min(rows - begin);
+            for (panel, weights) in self.weight.chunks_exact(pairs).enumerate() {
+                let column = panel * COLUMNS;
+                instructions.run(WholePanel {
+                    pairs: &scratch.pairs[begin * pairs..],
+                    row_scales: &scratch.scales[begin..],
+                    rows,
                     weights,
-                    &scratch.scales[first..first + count],
-                    &self.scales[panel],
-                    Target {
-                        output: &mut output[first * self.outputs + column..],
+                    scales: &self.scales[panel],
+                    target: Target {
+                        output: &mut output[begin * self.outputs + column..],
                         stride: self.outputs,
                         columns: COLUMNS.min(self.outputs - column),
                         keeps,
                         bias: Some(&bias[panel]),
                     },
-                );
+                });
             }
         }
     }
+}
+
+/// Value of a unit with which rounding a row of weights loses least, of those that use nearly all of the range.
+///
+/// Weights that were stored in fewer bits with a scale of their own, as the shipped models are, with 31 steps each way, lie on a grid; the greatest
+/// of them as 127 would miss it, as 124 hits it exactly.
+fn best_scale(row: &[f32]) -> f32 {
+    let most = row.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+    if most == 0.0 {
+        return 0.0;
+    }
+    let lost = |scale: f32| -> f32 {
+        let units_each = 1.0 / scale;
+        let mut sums = [0.0f32; 8];
+        vectorised(|| {
+            let mut lose = |lane: usize, value: f32| {
+                let units = value * units_each;
+                let off = units - units.round_ties_even();
+                sums[lane] += off * off;
+            };
+            let (chunks, rest) = row.as_chunks::<8>();
+            for chunk in chunks {
+                for (lane, &value) in chunk.iter().enumerate() {
+                    lose(lane, value);
+                }
+            }
+            for (lane, &value) in rest.iter().enumerate() {
+                lose(lane, value);
+            }
+        });
+        scale * scale * sums.iter().sum::<f32>()
+    };
+    let choices = (LEAST_GREATEST_WEIGHT..=WEIGHT_LIMIT as u8).rev();
+    let choices = choices.map(|greatest| most / f32::from(greatest));
+    choices
+        .map(|scale| (lost(scale), scale))
+        .reduce(|best, found| if found.0 < best.0 { found } else { best })
+        .map_or(0.0, |(_, scale)| scale)
 }
 
 impl QuantisedRows {
@@ -166,111 +202,86 @@ fn round_row(row: &[f32], pairs: &mut [i32]) -> f32 {
     most / INPUT_LIMIT + taint
 }
 
-impl Instructions {
-    /// Multiplies 1 to [`super::tile::ROWS`] rows of `panel.len()` pairs of inputs by a panel.
-    fn multiply_whole<'a>(
-        self,
-        rows: usize,
-        row: impl Fn(usize) -> &'a [i32],
-        panel: &[PanelPair],
-        row_scales: &[f32],
-        scales: &[f32; COLUMNS],
-        target: Target<'_>,
-    ) {
-        let values = (panel, row_scales, scales);
-        match rows {
-            1 => self.whole_tile::<1>(std::array::from_fn(row), values, target),
-            2 => self.whole_tile::<2>(std::array::from_fn(row), values, target),
-            3 => self.whole_tile::<3>(std::array::from_fn(row), values, target),
-            4 => self.whole_tile::<4>(std::array::from_fn(row), values, target),
-            5 => self.whole_tile::<5>(std::array::from_fn(row), values, target),
-            _ => self.whole_tile::<{ super::tile::ROWS }>(std::array::from_fn(row), values, target),
-        }
-    }
+/// All rows by one panel of whole weights.
+struct WholePanel<'a> {
+    /// `(rows, pairs)`.
+    pairs: &'a [i32],
+    /// Value of an input's unit, for each row.
+    row_scales: &'a [f32],
+    rows: usize,
+    /// One for each pair of inputs.
+    weights: &'a [PanelPair],
+    /// Value of a weight's unit, for each column.
+    scales: &'a [f32; COLUMNS],
+    target: Target<'a>,
+}
 
-    fn whole_tile<const N: usize>(
-        self,
-        rows: [&[i32]; N],
-        (panel, row_scales, scales): (&[PanelPair], &[f32], &[f32; COLUMNS]),
-        target: Target<'_>,
-    ) {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2(simd) => simd.vectorize(avx2::Tile {
-                simd,
-                rows,
-                panel,
-                row_scales,
-                scales,
-                target,
-            }),
-            Self::Plain => {
-                let mut sums = [[0i32; COLUMNS]; N];
-                for (pair, PanelPair(weights)) in panel.iter().enumerate() {
-                    for (sums, row) in sums.iter_mut().zip(&rows) {
-                        let (low, high) = (i32::from(row[pair] as i16), row[pair] >> 16);
-                        for (sum, weights) in sums.iter_mut().zip(weights) {
-                            *sum += low * i32::from(weights[0]) + high * i32::from(weights[1]);
-                        }
-                    }
-                }
-                target.take(&scaled(&sums, row_scales, scales));
-            }
-        }
+impl LanesWork for WholePanel<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(mut self, lanes: L) {
+        let rows = self.rows;
+        in_tiles(lanes, rows, L::ROWS, &mut self);
     }
 }
 
-#[inline(always)]
-fn scaled<const N: usize>(
-    sums: &[[i32; COLUMNS]; N],
-    row_scales: &[f32],
-    scales: &[f32; COLUMNS],
-) -> [[f32; COLUMNS]; N] {
-    let row_scales = &row_scales[..N];
-    std::array::from_fn(|row| {
-        std::array::from_fn(|column| sums[row][column] as f32 * (row_scales[row] * scales[column]))
-    })
+impl TileWork for WholePanel<'_> {
+    #[inline(always)]
+    fn tile<L: Lanes, const N: usize>(&mut self, lanes: L, first: usize) {
+        let pairs = self.weights.len();
+        let rows = apart::<_, N>(std::array::from_fn(|row| &self.pairs[(first + row) * pairs..]));
+        // Slices of one length, so that no index below needs a check.
+        let rows: [&[i32]; N] = std::array::from_fn(|row| &rows[row][..pairs]);
+        let mut sums = [lanes.no_whole_sums(); N];
+        for pair in 0..pairs {
+            let weights = lanes.whole_weights(&self.weights[pair]);
+            for (sums, row) in sums.iter_mut().zip(&rows) {
+                *sums = lanes.add_whole_products(*sums, row[pair], weights);
+            }
+        }
+        let row_scales = &self.row_scales[first..][..N];
+        let mut scaled = [[0.0; COLUMNS]; N];
+        for ((scaled, sums), row_scale) in scaled.iter_mut().zip(sums).zip(row_scales) {
+            *scaled = lanes.scaled(sums, *row_scale, self.scales);
+        }
+        self.target.take::<N>(first, scaled);
+    }
 }
 
-#[cfg(target_arch = "x86_64")]
-mod avx2 {
-    use std::arch::x86_64::__m128i;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    use pulp::x86::V3;
-    use pulp::{NullaryFnOnce, cast};
-
-    use super::{COLUMNS, PanelPair, Target, scaled};
-
-    pub(super) struct Tile<'a, const N: usize> {
-        pub(super) simd: V3,
-        pub(super) rows: [&'a [i32]; N],
-        pub(super) panel: &'a [PanelPair],
-        pub(super) row_scales: &'a [f32],
-        pub(super) scales: &'a [f32; COLUMNS],
-        pub(super) target: Target<'a>,
+    #[test]
+    fn weights_that_lie_on_a_grid_of_fewer_bits_are_kept_exactly() {
+        for greatest in [7, 15, 31, 63] {
+            let unit = 0.003_7;
+            let row: Vec<f32> = (-greatest..=greatest).map(|step| step as f32 * unit).collect();
+            let scale = best_scale(&row);
+            for value in &row {
+                let kept = (value / scale).round() * scale;
+                assert!(
+                    (kept - value).abs() < 1e-6 * unit,
+                    "{greatest}: {value} became {kept}"
+                );
+            }
+        }
     }
 
-    impl<const N: usize> NullaryFnOnce for Tile<'_, N> {
-        type Output = ();
-
-        #[inline(always)]
-        fn call(self) {
-            let (avx, avx2) = (self.simd.avx, self.simd.avx2);
-            let pairs = self.panel.len();
-            // Slices of one length, so that no index below needs a check.
-            let rows: [&[i32]; N] = std::array::from_fn(|row| &self.rows[row][..pairs]);
-            let mut sums = [[avx._mm256_setzero_si256(); 2]; N];
-            for pair in 0..pairs {
-                let [low, high]: [__m128i; 2] = cast(self.panel[pair].0);
-                let (low, high) = (avx2._mm256_cvtepi8_epi16(low), avx2._mm256_cvtepi8_epi16(high));
-                for (sums, row) in sums.iter_mut().zip(&rows) {
-                    let value = avx._mm256_set1_epi32(row[pair]);
-                    sums[0] = avx2._mm256_add_epi32(sums[0], avx2._mm256_madd_epi16(value, low));
-                    sums[1] = avx2._mm256_add_epi32(sums[1], avx2._mm256_madd_epi16(value, high));
-                }
-            }
-            let sums = sums.map(|sums| -> [i32; COLUMNS] { cast(sums) });
-            self.target.take(&scaled(&sums, self.row_scales, self.scales));
+    #[test]
+    fn no_row_loses_more_than_by_its_greatest_weight_as_127() {
+        for seed in 1..40_u32 {
+            let row: Vec<f32> = (0..257_u32)
+                .map(|index| ((index * seed * 2_654_435) % 10_007) as f32 / 5_000.0 - 1.0)
+                .collect();
+            let most = row.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+            let lost = |scale: f32| -> f32 {
+                let kept = |value: f32| (value / scale).round() * scale;
+                row.iter().map(|&value| (value - kept(value)).powi(2)).sum()
+            };
+            let scale = best_scale(&row);
+            assert!(lost(scale) <= lost(most / WEIGHT_LIMIT) * 1.000_1);
+            assert!(most / scale <= WEIGHT_LIMIT + 1e-3);
         }
+        assert_eq!(best_scale(&[0.0; 4]), 0.0);
     }
 }

@@ -1,23 +1,10 @@
-//! The inner product of [`super::Linear`]: a few rows by one panel of packed weights, all sums in registers.
+//! Inner products of [`super::Linear`]: a few rows by one panel of packed weights, all sums in registers.
 //!
-//! Six rows by sixteen columns are twelve of AVX2's sixteen registers; two hold a row of the panel and one a broadcast
-//! input. On Zen 3 that is 12 fused multiply-adds in 6 cycles for 8 loads, so the loads hide behind the arithmetic. Each
-//! output is summed in the same order whatever the number of rows, so a row does not depend on its neighbours by even a bit.
+//! Each output is summed in the same order whatever the number of rows, so a row does not depend on its neighbours by even a bit.
 
-#[cfg(target_arch = "x86_64")]
-use pulp::x86::V3;
+use super::lanes::{COLUMNS, Lanes, LanesWork, PanelRow};
 
-/// Columns of a panel.
-pub(super) const COLUMNS: usize = 16;
-/// Most rows of a tile.
-pub(super) const ROWS: usize = 6;
-
-/// One input's weights in a panel, on a cache line of its own.
-#[derive(Debug, Clone, Copy)]
-#[repr(align(64))]
-pub(super) struct PanelRow(pub(super) [f32; COLUMNS]);
-
-/// What a tile adds its sums to, and where.
+/// What tiles add their sums to, and where.
 pub(super) struct Target<'a> {
     /// The first row's first column.
     pub(super) output: &'a mut [f32],
@@ -32,163 +19,125 @@ pub(super) struct Target<'a> {
 }
 
 impl Target<'_> {
+    /// Takes the sums of rows from `first` on.
     #[inline(always)]
-    pub(super) fn take<const N: usize>(self, sums: &[[f32; COLUMNS]; N]) {
-        let Self {
-            output,
-            stride,
-            columns,
-            keeps,
-            bias,
-        } = self;
-        let total = |sums: &[f32; COLUMNS], there: &[f32; COLUMNS]| {
-            let mut total = *sums;
+    pub(super) fn take<const N: usize>(&mut self, first: usize, sums: [[f32; COLUMNS]; N]) {
+        let (bias, keeps) = (self.bias, self.keeps);
+        for (index, mut total) in sums.into_iter().enumerate() {
+            let row = &mut self.output[(first + index) * self.stride..][..self.columns];
             if let Some(bias) = bias {
-                total
-                    .iter_mut()
-                    .zip(bias)
-                    .for_each(|(total, bias)| *total += bias);
+                for (total, bias) in total.iter_mut().zip(bias) {
+                    *total += bias;
+                }
             }
-            if keeps {
-                total
-                    .iter_mut()
-                    .zip(there)
-                    .for_each(|(total, there)| *total += there);
-            }
-            total
-        };
-        for (index, sums) in sums.iter().enumerate() {
-            let row = &mut output[index * stride..][..columns];
             if let Ok(row) = <&mut [f32; COLUMNS]>::try_from(&mut *row) {
-                *row = total(sums, row);
+                if keeps {
+                    for (total, there) in total.iter_mut().zip(&*row) {
+                        *total += there;
+                    }
+                }
+                *row = total;
             } else {
-                let mut padded = [0.0; COLUMNS];
-                padded[..row.len()].copy_from_slice(row);
-                row.copy_from_slice(&total(sums, &padded)[..row.len()]);
-            }
-        }
-    }
-}
-
-/// How tiles are computed on this processor.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Instructions {
-    /// AVX2 and FMA.
-    #[cfg(target_arch = "x86_64")]
-    Avx2(V3),
-    /// Whatever the compiler makes of plain loops.
-    Plain,
-}
-
-impl Instructions {
-    /// The best that the processor has.
-    pub(crate) fn detect() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(simd) = V3::try_new() {
-            return Self::Avx2(simd);
-        }
-        Self::Plain
-    }
-
-    /// Multiplies 1 to [`ROWS`] rows of `panel.len()` inputs each by a panel. `row` gives a row.
-    pub(super) fn multiply<'a>(
-        self,
-        rows: usize,
-        row: impl Fn(usize) -> &'a [f32],
-        panel: &[PanelRow],
-        target: Target<'_>,
-    ) {
-        match rows {
-            1 => self.tile::<1>(std::array::from_fn(row), panel, target),
-            2 => self.tile::<2>(std::array::from_fn(row), panel, target),
-            3 => self.tile::<3>(std::array::from_fn(row), panel, target),
-            4 => self.tile::<4>(std::array::from_fn(row), panel, target),
-            5 => self.tile::<5>(std::array::from_fn(row), panel, target),
-            _ => self.tile::<ROWS>(std::array::from_fn(row), panel, target),
-        }
-    }
-
-    fn tile<const N: usize>(self, rows: [&[f32]; N], panel: &[PanelRow], target: Target<'_>) {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2(simd) => simd.vectorize(avx2::Tile {
-                simd,
-                rows,
-                panel,
-                target,
-            }),
-            Self::Plain => plain(rows, panel, target),
-        }
-    }
-
-    /// Asks for weights that are needed soon.
-    pub(super) fn prefetch(self, weights: &[PanelRow]) {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2(simd) => {
-                for row in weights {
-                    simd.sse
-                        ._mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(std::ptr::from_ref(row).cast());
+                for (there, total) in row.iter_mut().zip(total) {
+                    *there = if keeps { total + *there } else { total };
                 }
             }
-            Self::Plain => {}
         }
     }
 }
 
-fn plain<const N: usize>(rows: [&[f32]; N], panel: &[PanelRow], target: Target<'_>) {
-    let mut sums = [[0.0f32; COLUMNS]; N];
-    for (input, PanelRow(weights)) in panel.iter().enumerate() {
-        for (sums, row) in sums.iter_mut().zip(&rows) {
-            let value = row[input];
-            sums.iter_mut()
-                .zip(weights)
-                .for_each(|(sum, weight)| *sum += value * weight);
-        }
-    }
-    target.take(&sums);
+/// Work on a number of rows, a few at a time.
+pub(super) trait TileWork {
+    /// Does rows `first..first + N`. To be inlined always.
+    fn tile<L: Lanes, const N: usize>(&mut self, lanes: L, first: usize);
 }
 
-#[cfg(target_arch = "x86_64")]
-mod avx2 {
-    use std::arch::x86_64::__m256;
+/// First row and number of rows of each tile of at most so many: as even as can be, since a tile of one or two rows wastes the arithmetic
+/// units.
+#[inline(always)]
+fn spread(rows: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+    let tiles = rows.div_ceil(most);
+    (0..tiles).map(move |tile| {
+        let begin = tile * rows / tiles;
+        (begin, (tile + 1) * rows / tiles - begin)
+    })
+}
 
-    use pulp::x86::V3;
-    use pulp::{NullaryFnOnce, cast};
-
-    use super::{COLUMNS, PanelRow, Target};
-
-    pub(super) struct Tile<'a, const N: usize> {
-        pub(super) simd: V3,
-        pub(super) rows: [&'a [f32]; N],
-        pub(super) panel: &'a [PanelRow],
-        pub(super) target: Target<'a>,
+/// Does all rows in tiles of at most `most`, twelve or less.
+#[inline(always)]
+pub(super) fn in_tiles<L: Lanes>(lanes: L, rows: usize, most: usize, work: &mut impl TileWork) {
+    for (first, count) in spread(rows, most) {
+        match count {
+            0 => {}
+            1 => work.tile::<L, 1>(lanes, first),
+            2 => work.tile::<L, 2>(lanes, first),
+            3 => work.tile::<L, 3>(lanes, first),
+            4 => work.tile::<L, 4>(lanes, first),
+            5 => work.tile::<L, 5>(lanes, first),
+            6 => work.tile::<L, 6>(lanes, first),
+            // Compiled only where registers suffice for them.
+            7 if L::ROWS > 6 => work.tile::<L, 7>(lanes, first),
+            8 if L::ROWS > 6 => work.tile::<L, 8>(lanes, first),
+            9 if L::ROWS > 6 => work.tile::<L, 9>(lanes, first),
+            10 if L::ROWS > 6 => work.tile::<L, 10>(lanes, first),
+            11 if L::ROWS > 6 => work.tile::<L, 11>(lanes, first),
+            12 if L::ROWS > 6 => work.tile::<L, 12>(lanes, first),
+            _ => unreachable!("a tile of more than {most} rows"),
+        }
     }
+}
 
-    impl<const N: usize> NullaryFnOnce for Tile<'_, N> {
-        type Output = ();
+/// Rows whose places the compiler does not know to be equally far from each other: it would keep the distance only and compute every
+/// address again for every input.
+#[inline(always)]
+pub(super) fn apart<T, const N: usize>(rows: [&[T]; N]) -> [&[T]; N] {
+    std::hint::black_box(rows)
+}
 
-        #[inline(always)]
-        fn call(self) {
-            let Self {
-                simd,
-                rows,
-                panel,
-                target,
-            } = self;
-            let inputs = panel.len();
-            // Slices of one length, so that no index below needs a check.
-            let rows: [&[f32]; N] = std::array::from_fn(|row| &rows[row][..inputs]);
-            let mut sums = [[simd.avx._mm256_setzero_ps(); 2]; N];
-            for input in 0..inputs {
-                let [low, high]: [__m256; 2] = cast(panel[input].0);
-                for (sums, row) in sums.iter_mut().zip(&rows) {
-                    let value = simd.avx._mm256_broadcast_ss(&row[input]);
-                    sums[0] = simd.fma._mm256_fmadd_ps(value, low, sums[0]);
-                    sums[1] = simd.fma._mm256_fmadd_ps(value, high, sums[1]);
-                }
+/// All rows by one panel of floating-point weights.
+pub(super) struct FloatPanel<'a> {
+    /// The first row's first input.
+    pub(super) input: &'a [f32],
+    /// Values from one row to the next.
+    pub(super) stride: usize,
+    pub(super) rows: usize,
+    /// One for each input.
+    pub(super) weights: &'a [PanelRow],
+    /// Weights that are needed next: fetched meanwhile.
+    pub(super) soon: &'a [PanelRow],
+    pub(super) target: Target<'a>,
+}
+
+impl LanesWork for FloatPanel<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(mut self, lanes: L) {
+        let rows = self.rows;
+        in_tiles(lanes, rows, L::ROWS, &mut self);
+    }
+}
+
+impl TileWork for FloatPanel<'_> {
+    #[inline(always)]
+    fn tile<L: Lanes, const N: usize>(&mut self, lanes: L, first: usize) {
+        let share = (self.soon.len() * N).div_ceil(self.rows - first);
+        let (now, later) = self.soon.split_at(share.min(self.soon.len()));
+        self.soon = later;
+        for row in now {
+            lanes.prefetch(row);
+        }
+        let inputs = self.weights.len();
+        let rows = apart::<_, N>(std::array::from_fn(|row| {
+            &self.input[(first + row) * self.stride..]
+        }));
+        // Slices of one length, so that no index below needs a check.
+        let rows: [&[f32]; N] = std::array::from_fn(|row| &rows[row][..inputs]);
+        let mut sums = [lanes.no_sums(); N];
+        for input in 0..inputs {
+            let weights = lanes.weights(&self.weights[input]);
+            for (sums, row) in sums.iter_mut().zip(&rows) {
+                *sums = lanes.add_product(*sums, row[input], weights);
             }
-            target.take(&sums.map(|sums| -> [f32; COLUMNS] { cast(sums) }));
         }
+        self.target.take(first, sums.map(|sums| lanes.store_sums(sums)));
     }
 }
