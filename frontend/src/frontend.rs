@@ -38,7 +38,7 @@ pub struct Frontend {
     config: FrontendConfig,
     resampler: Resampler,
     extractor: Box<dyn FeatureExtractor>,
-    /// Samples at the model's rate on their way from one to the other; empty between calls.
+    /// Samples at the model's rate on their way from one to the other; empty between calls. Made with the first audio.
     resampled: Vec<f32>,
     /// Counts from the stream's beginning; the stages' own counters go with them.
     samples_received: u64,
@@ -54,14 +54,8 @@ impl Frontend {
     pub fn new(config: FrontendConfig) -> Result<Self, FrontendError> {
         let resampler = Resampler::new(config.input_rate_hz, config.model_rate_hz)?;
         let extractor = config.features.extractor(config.model_rate_hz)?;
-        let passes_through = config.input_rate_hz == config.model_rate_hz;
-        let between = if passes_through {
-            0
-        } else {
-            resampler.max_output_for(CHUNK_SAMPLES)
-        };
         Ok(Self {
-            resampled: Vec::with_capacity(between),
+            resampled: Vec::new(),
             config,
             resampler,
             extractor,
@@ -72,12 +66,13 @@ impl Frontend {
 
     /// Takes mono samples at the input rate and appends the frames that they complete, `(frames, features) f32`
     /// row-major, to `features`. Samples are expected to be finite, as [`PcmDecoder`](crate::pcm::PcmDecoder) and
-    /// [`AudioFile`](crate::container::AudioFile) make them. Allocates only to grow `features`.
+    /// [`AudioFile`](crate::container::AudioFile) make them. Allocates what it computes with at the first samples; then only to grow `features`.
     pub fn push(&mut self, samples: &[f32], features: &mut Vec<f32>) {
         let before = features.len();
-        if self.config.input_rate_hz == self.config.model_rate_hz {
+        if self.passes_through() {
             self.extractor.push(samples, features);
-        } else {
+        } else if !samples.is_empty() {
+            self.resampled.reserve_exact(self.max_resampled());
             for chunk in samples.chunks(CHUNK_SAMPLES) {
                 self.resampler.push(chunk, &mut self.resampled);
                 self.extractor.push(&self.resampled, features);
@@ -104,7 +99,7 @@ impl Frontend {
     /// and one less does not. Saturates.
     pub fn samples_needed_for(&self, frames: u64) -> u64 {
         let samples = self.extractor.samples_needed_for(frames);
-        if self.config.input_rate_hz == self.config.model_rate_hz {
+        if self.passes_through() {
             samples
         } else {
             self.resampler.samples_needed_for(samples)
@@ -139,12 +134,35 @@ impl Frontend {
         (self.samples_received, self.frames_emitted) = (0, 0);
     }
 
-    /// Bytes held for the session, the same at any time of a stream.
+    fn passes_through(&self) -> bool {
+        self.config.input_rate_hz == self.config.model_rate_hz
+    }
+
+    /// The most samples that are between the stages at once.
+    fn max_resampled(&self) -> usize {
+        if self.passes_through() {
+            0
+        } else {
+            self.resampler.max_output_for(CHUNK_SAMPLES)
+        }
+    }
+
+    /// Bytes held for the session now: before the first audio little more than what it was made for.
     pub fn state_bytes(&self) -> usize {
         size_of_val(self)
+            + self.config.features.heap_bytes()
             + self.resampler.state_bytes()
             + self.extractor.state_bytes()
             + self.resampled.capacity() * size_of::<f32>()
+    }
+
+    /// The most that [`state_bytes`](Self::state_bytes) becomes: from the first frame on it is this.
+    pub fn max_state_bytes(&self) -> usize {
+        size_of_val(self)
+            + self.config.features.heap_bytes()
+            + self.resampler.max_state_bytes()
+            + self.extractor.max_state_bytes()
+            + self.max_resampled() * size_of::<f32>()
     }
 }
 

@@ -89,14 +89,21 @@ fn counters_pass_u32_max_without_a_change() {
 fn memory_does_not_grow() {
     for rate_hz in RATES_HZ {
         let mut frontend = frontend(rate_hz);
-        let before = frontend.state_bytes();
+        let most = frontend.max_state_bytes();
+        assert!(
+            frontend.state_bytes() < most / 4,
+            "{rate_hz} Hz: {}",
+            frontend.state_bytes()
+        );
         let mut features = Vec::new();
         for _ in 0..20 {
             frontend.push_silence(u64::from(rate_hz), &mut features);
             features.clear();
+            assert_eq!(frontend.state_bytes(), most, "{rate_hz} Hz");
         }
         frontend.push(&vec![0.1; 300_000], &mut features);
-        assert_eq!(frontend.state_bytes(), before, "{rate_hz} Hz");
+        assert_eq!(frontend.state_bytes(), most, "{rate_hz} Hz");
+        assert_eq!(frontend.max_state_bytes(), most, "{rate_hz} Hz");
     }
 }
 

@@ -154,3 +154,54 @@ fn no_sample_is_lost() {
         }
     }
 }
+
+/// Needs and delays are told before rubato's resampler exists, so they must be its own, at rates that share much or nothing.
+#[test]
+fn blocks_and_delays_are_those_of_rubato() {
+    let usual = [
+        8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 88_200, 96_000, 176_400,
+        192_000,
+    ];
+    let others = (8_000..=192_000).step_by(7_919);
+    for rate_hz in usual.into_iter().chain(others) {
+        for model_rate_hz in [8_000, 16_000] {
+            if rate_hz == model_rate_hz {
+                continue;
+            }
+            let blocks = Blocks::new(rate_hz, model_rate_hz);
+            let fft = fft(rate_hz, model_rate_hz).unwrap();
+            let theirs = (fft.fft_size_in(), fft.fft_size_out());
+            assert_eq!((blocks.block_in, blocks.block_out), theirs, "{rate_hz} Hz");
+            assert_eq!(
+                (fft.input_frames_next(), fft.output_frames_next()),
+                theirs,
+                "{rate_hz} Hz"
+            );
+            // rubato halves the output's block, whatever the input's odd sample is worth.
+            assert!(blocks.delay.abs_diff(fft.output_delay()) <= 1, "{rate_hz} Hz");
+        }
+    }
+}
+
+#[test]
+fn tables_come_with_the_first_sample() {
+    for (rate_hz, has_tables) in [(8_000, true), (16_000, false), (44_100, true), (48_000, true)] {
+        let mut resampler = Resampler::new(rate_hz, 16_000).unwrap();
+        resampler.push(&[], &mut Vec::new());
+        assert_eq!(resampler.state_bytes(), size_of::<Resampler>(), "{rate_hz} Hz");
+        assert_eq!(
+            resampler.max_state_bytes() > resampler.state_bytes(),
+            has_tables,
+            "{rate_hz} Hz"
+        );
+        let needed = resampler.samples_needed_for(1);
+        resampler.push(&[0.5], &mut Vec::new());
+        let missing = needed - u64::from(has_tables);
+        assert_eq!(resampler.samples_needed_for(1), missing, "{rate_hz} Hz");
+        assert_eq!(
+            resampler.state_bytes(),
+            resampler.max_state_bytes(),
+            "{rate_hz} Hz"
+        );
+    }
+}

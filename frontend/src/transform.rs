@@ -31,6 +31,8 @@ pub(crate) struct FrameBuffer {
     skip: usize,
     /// How many samples are missing before the left side of the first frame can be filled.
     reflection_missing: usize,
+    /// Zeros that the buffer will begin with: it comes into being with the first sample, so that a silent client costs none.
+    zeros_due: usize,
 }
 
 /// What stands in front of a stream's first sample.
@@ -47,24 +49,31 @@ pub(crate) enum Left {
 impl FrameBuffer {
     /// `length` and `shift` are at least 1; a reflection is shorter than a frame.
     pub(crate) fn new(length: usize, shift: usize, left: Left) -> Self {
-        let buffer = Vec::with_capacity(2 * length + CHUNK_SAMPLES);
         let mut frames = Self {
             length,
             shift,
             left,
-            buffer,
+            buffer: Vec::new(),
             skip: 0,
             reflection_missing: 0,
+            zeros_due: 0,
         };
         frames.reset();
         frames
     }
 
-    /// Takes `samples` and calls `each` with every frame `(length) f32` that they complete. Never allocates.
+    /// Takes `samples` and calls `each` with every frame `(length) f32` that they complete. Allocates its buffer with the
+    /// first samples, and nothing else.
     pub(crate) fn push(&mut self, mut samples: &[f32], mut each: impl FnMut(&[f32])) {
         let dropped = self.skip.min(samples.len());
         self.skip -= dropped;
         samples = &samples[dropped..];
+        if !samples.is_empty() {
+            self.buffer
+                .reserve_exact(self.max_buffered().saturating_sub(self.buffer.len()));
+            let zeros = std::mem::take(&mut self.zeros_due);
+            self.buffer.resize(self.buffer.len() + zeros, 0.0);
+        }
         while !samples.is_empty() {
             let take = if self.reflection_missing > 0 {
                 self.reflection_missing
@@ -110,7 +119,7 @@ impl FrameBuffer {
             Left::Reflection(mirrored) if self.reflection_missing > 0 => span
                 .saturating_sub((self.buffer.len() + mirrored) as u64)
                 .max(self.reflection_missing as u64),
-            _ => span.saturating_sub(self.buffer.len() as u64),
+            _ => span.saturating_sub((self.buffer.len() + self.zeros_due) as u64),
         };
         missing.saturating_add(self.skip as u64)
     }
@@ -118,17 +127,27 @@ impl FrameBuffer {
     /// As new.
     pub(crate) fn reset(&mut self) {
         self.buffer.clear();
-        (self.skip, self.reflection_missing) = (0, 0);
+        (self.skip, self.reflection_missing, self.zeros_due) = (0, 0, 0);
         match self.left {
-            Left::Zeros(count) => self.buffer.resize(count, 0.0),
+            Left::Zeros(count) => self.zeros_due = count,
             Left::Reflection(count) => self.reflection_missing = count,
             Left::Drop(count) => self.skip = count,
         }
     }
 
-    /// Bytes held, the same at any time of a stream.
+    /// The most samples that are in the buffer at once.
+    fn max_buffered(&self) -> usize {
+        2 * self.length + CHUNK_SAMPLES
+    }
+
+    /// Bytes held now.
     pub(crate) fn state_bytes(&self) -> usize {
         size_of_val(self) + self.buffer.capacity() * size_of::<f32>()
+    }
+
+    /// The most bytes that it holds: all of them from the first sample on.
+    pub(crate) fn max_state_bytes(&self) -> usize {
+        size_of_val(self) + self.max_buffered() * size_of::<f32>()
     }
 }
 

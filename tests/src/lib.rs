@@ -108,6 +108,17 @@ impl Server {
         format!("ws://127.0.0.1:{}", self.port)
     }
 
+    /// Sends the process a signal, such as `STOP`.
+    ///
+    /// # Errors
+    /// When it cannot be sent.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        let command = format!("kill -{name} {}", self.pid());
+        let status = Command::new("sh").args(["-c", &command]).status()?;
+        ensure!(status.success(), "`{command}` failed");
+        Ok(())
+    }
+
     /// The process.
     pub fn pid(&self) -> u32 {
         self.child.id()

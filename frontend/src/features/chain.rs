@@ -14,8 +14,10 @@ pub(super) struct Chain<E> {
     extractor: E,
     stacker: FrameStacker,
     cmvn: Option<Cmvn>,
-    /// Frames on their way to the stacker; empty between calls.
+    /// Frames on their way to the stacker; empty between calls. Made with the first audio.
     frames: Vec<f32>,
+    /// Values that it must have room for.
+    max_frame_values: usize,
     frames_emitted: u64,
 }
 
@@ -34,12 +36,12 @@ impl<E: FeatureExtractor> Chain<E> {
         }
         let shift = extractor.samples_needed_for(2) - extractor.samples_needed_for(1);
         let frames = CHUNK_SAMPLES / (shift as usize).max(1) + 2;
-        let frames = Vec::with_capacity(frames * extractor.num_features());
         Ok(Self {
+            max_frame_values: frames * extractor.num_features(),
             extractor,
             stacker,
             cmvn,
-            frames,
+            frames: Vec::new(),
             frames_emitted: 0,
         })
     }
@@ -52,6 +54,9 @@ impl<E: FeatureExtractor> FeatureExtractor for Chain<E> {
 
     fn push(&mut self, samples: &[f32], features: &mut Vec<f32>) {
         let before = features.len();
+        if !samples.is_empty() {
+            self.frames.reserve_exact(self.max_frame_values);
+        }
         for chunk in samples.chunks(CHUNK_SAMPLES) {
             self.extractor.push(chunk, &mut self.frames);
             self.stacker.push(&self.frames, features);
@@ -88,5 +93,13 @@ impl<E: FeatureExtractor> FeatureExtractor for Chain<E> {
             + self.cmvn.as_ref().map_or(0, Cmvn::state_bytes)
             + size_of_val(self)
             + self.frames.capacity() * size_of::<f32>()
+    }
+
+    fn max_state_bytes(&self) -> usize {
+        self.extractor.max_state_bytes()
+            + self.stacker.max_state_bytes()
+            + self.cmvn.as_ref().map_or(0, Cmvn::state_bytes)
+            + size_of_val(self)
+            + self.max_frame_values * size_of::<f32>()
     }
 }

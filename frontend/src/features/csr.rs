@@ -225,6 +225,11 @@ impl FeatureExtractor for CsrSpectrogram {
             + self.bank.len() * size_of::<Triangle>()
             + complex * size_of::<Complex<f64>>()
     }
+
+    /// Everything is made at once.
+    fn max_state_bytes(&self) -> usize {
+        self.state_bytes()
+    }
 }
 
 impl std::fmt::Debug for CsrSpectrogram {

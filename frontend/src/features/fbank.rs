@@ -7,11 +7,13 @@
 //!
 //! Kaldi's models were trained on samples in 16-bit units: `input_scale` brings ours there.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::cmvn::Cmvn;
 use super::lfr::LfrConfig;
-use super::mel::MelBank;
+use super::mel::{MelBank, MelTables, SharedTables};
 use super::{FeatureExtractor, check_setting};
 use crate::FrontendError;
 use crate::transform::{FrameBuffer, Left, PowerSpectrum};
@@ -158,9 +160,9 @@ fn milliseconds(time_ms: f32, rate_hz: u32) -> usize {
 /// The extractor of the filter bank alone, without `lfr` and `cmvn`; see the [module](self) for what it computes.
 #[derive(Debug)]
 pub struct KaldiFbank {
+    /// Without what comes behind the bank.
     config: KaldiFbankConfig,
-    window: Vec<f32>,
-    bank: MelBank,
+    tables: Arc<MelTables>,
     frames: FrameBuffer,
     spectrum: PowerSpectrum,
     frames_emitted: u64,
@@ -234,14 +236,23 @@ impl KaldiFbank {
         } else {
             Left::Drop(shift / 2 - length / 2)
         };
-        Ok(Self {
+        let config = KaldiFbankConfig {
+            lfr: None,
+            cmvn: None,
+            ..config.clone()
+        };
+        static TABLES: SharedTables<(u32, KaldiFbankConfig)> = SharedTables::new();
+        let tables = TABLES.get((rate_hz, config.clone()), || MelTables {
             window: config.window_type.values(length),
             bank: MelBank::kaldi(rate_hz, n_fft, config.num_mel_bins, config.low_freq, high_freq),
+        });
+        Ok(Self {
+            tables,
             frames: FrameBuffer::new(length, shift, left),
             spectrum: PowerSpectrum::new(n_fft),
             frames_emitted: 0,
             samples_received: 0,
-            config: config.clone(),
+            config,
         })
     }
 }
@@ -262,13 +273,13 @@ impl FeatureExtractor for KaldiFbank {
         self.samples_received += samples.len() as u64;
         let Self {
             config,
-            window,
-            bank,
+            tables,
             frames,
             spectrum,
             frames_emitted,
             ..
         } = self;
+        let MelTables { window, bank } = &**tables;
         frames.push(samples, |samples| {
             spectrum.with(|spectrum| {
                 let (frame, padding) = spectrum.input().split_at_mut(samples.len());
@@ -338,9 +349,10 @@ impl FeatureExtractor for KaldiFbank {
     }
 
     fn state_bytes(&self) -> usize {
-        size_of_val(self)
-            + self.window.len() * size_of::<f32>()
-            + self.bank.state_bytes()
-            + self.frames.state_bytes()
+        size_of_val(self) + self.frames.state_bytes()
+    }
+
+    fn max_state_bytes(&self) -> usize {
+        size_of_val(self) + self.frames.max_state_bytes()
     }
 }

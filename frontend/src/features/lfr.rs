@@ -40,11 +40,10 @@ impl FrameStacker {
         check_setting("lfr.stack", config.stack, 1..=64, "use 1 to 64")?;
         check_setting("lfr.stride", config.stride, 1..=64, "use 1 to 64")?;
         check_setting("num_features", num_features, 1..=65_536, "use 1 to 65536")?;
-        let buffer = Vec::with_capacity(2 * config.stack * num_features);
         Ok(Self {
             config,
             num_features,
-            buffer,
+            buffer: Vec::new(),
             skip: 0,
             started: false,
         })
@@ -58,6 +57,10 @@ impl FrameStacker {
     /// Takes `frames`, `(frames, features) f32`, and appends the stacked ones that they complete,
     /// `(frames, stack · features) f32`, to `out`.
     pub fn push(&mut self, frames: &[f32], out: &mut Vec<f32>) {
+        if !frames.is_empty() {
+            self.buffer
+                .reserve_exact(self.max_buffered().saturating_sub(self.buffer.len()));
+        }
         for frame in frames.chunks_exact(self.num_features) {
             if self.skip > 0 {
                 self.skip -= 1;
@@ -99,8 +102,18 @@ impl FrameStacker {
         (self.skip, self.started) = (0, false);
     }
 
-    /// Bytes held.
+    /// The most values that are in the buffer at once.
+    fn max_buffered(&self) -> usize {
+        2 * self.num_features()
+    }
+
+    /// Bytes held now.
     pub fn state_bytes(&self) -> usize {
         size_of_val(self) + self.buffer.capacity() * size_of::<f32>()
+    }
+
+    /// The most bytes that it holds: all of them from the first frame on.
+    pub fn max_state_bytes(&self) -> usize {
+        size_of_val(self) + self.max_buffered() * size_of::<f32>()
     }
 }

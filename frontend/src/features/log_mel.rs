@@ -6,10 +6,12 @@
 //! then `(x + 4) / 4`. (A. Radford et al., Robust Speech Recognition via Large-Scale Weak Supervision, 2022, and its
 //! code `whisper/audio.py`.)
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::lfr::LfrConfig;
-use super::mel::MelBank;
+use super::mel::{MelBank, MelTables, SharedTables, periodic_hann};
 use super::{FeatureExtractor, check_setting};
 use crate::FrontendError;
 use crate::transform::{FrameBuffer, Left, PowerSpectrum};
@@ -72,8 +74,7 @@ fn scaled(energy: f32) -> f32 {
 #[derive(Debug)]
 pub struct StreamingLogMel {
     log_floor: f32,
-    window: Vec<f32>,
-    bank: MelBank,
+    tables: Arc<MelTables>,
     frames: FrameBuffer,
     spectrum: PowerSpectrum,
     frames_emitted: u64,
@@ -97,13 +98,14 @@ impl StreamingLogMel {
             "use less than `n_fft`",
         )?;
         check_setting("log_floor", config.log_floor, 1e-30..=1.0, "use 1e-30 to 1")?;
-        let angle = |index: usize| std::f64::consts::TAU * index as f64 / config.n_fft as f64;
+        static TABLES: SharedTables<(u32, usize, usize)> = SharedTables::new();
+        let tables = TABLES.get((rate_hz, config.n_fft, config.num_mels), || MelTables {
+            window: periodic_hann(config.n_fft),
+            bank: MelBank::slaney(rate_hz, config.n_fft, config.num_mels),
+        });
         Ok(Self {
             log_floor: config.log_floor,
-            window: (0..config.n_fft)
-                .map(|index| (0.5 - 0.5 * angle(index).cos()) as f32)
-                .collect(),
-            bank: MelBank::slaney(rate_hz, config.n_fft, config.num_mels),
+            tables,
             frames: FrameBuffer::new(config.n_fft, config.hop, Left::Zeros(config.left_padding)),
             spectrum: PowerSpectrum::new(config.n_fft),
             frames_emitted: 0,
@@ -114,20 +116,20 @@ impl StreamingLogMel {
 
 impl FeatureExtractor for StreamingLogMel {
     fn num_features(&self) -> usize {
-        self.bank.len()
+        self.tables.bank.len()
     }
 
     fn push(&mut self, samples: &[f32], features: &mut Vec<f32>) {
         self.samples_received += samples.len() as u64;
         let Self {
             log_floor,
-            window,
-            bank,
+            tables,
             frames,
             spectrum,
             frames_emitted,
             ..
         } = self;
+        let MelTables { window, bank } = &**tables;
         frames.push(samples, |frame| {
             spectrum.with(|spectrum| {
                 for ((windowed, sample), weight) in spectrum.input().iter_mut().zip(frame).zip(window.iter())
@@ -159,9 +161,10 @@ impl FeatureExtractor for StreamingLogMel {
     }
 
     fn state_bytes(&self) -> usize {
-        size_of_val(self)
-            + self.window.len() * size_of::<f32>()
-            + self.bank.state_bytes()
-            + self.frames.state_bytes()
+        size_of_val(self) + self.frames.state_bytes()
+    }
+
+    fn max_state_bytes(&self) -> usize {
+        size_of_val(self) + self.frames.max_state_bytes()
     }
 }

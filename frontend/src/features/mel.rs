@@ -1,5 +1,44 @@
 //! Triangular mel filters, kept as runs of weights: a filter touches few of the spectrum's bins.
 
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// What an extractor only reads: the window of a frame and the filters of its spectrum.
+#[derive(Debug)]
+pub(crate) struct MelTables {
+    pub(crate) window: Vec<f32>,
+    pub(crate) bank: MelBank,
+}
+
+/// The tables of all sessions of the process: those with equal settings share one copy, which goes with the last of them.
+pub(crate) struct SharedTables<K>(Mutex<Vec<(K, Weak<MelTables>)>>);
+
+impl<K: PartialEq> SharedTables<K> {
+    pub(crate) const fn new() -> Self {
+        Self(Mutex::new(Vec::new()))
+    }
+
+    /// The tables of these settings, made now if nobody holds them.
+    pub(crate) fn get(&self, settings: K, make: impl FnOnce() -> MelTables) -> Arc<MelTables> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known.iter().find(|(key, _)| *key == settings);
+        if let Some(tables) = found.and_then(|(_, tables)| tables.upgrade()) {
+            return tables;
+        }
+        known.retain(|(_, tables)| tables.strong_count() > 0);
+        let tables = Arc::new(make());
+        known.push((settings, Arc::downgrade(&tables)));
+        tables
+    }
+}
+
+/// The periodic Hann window of that many samples.
+pub(crate) fn periodic_hann(length: usize) -> Vec<f32> {
+    let angle = |index: usize| std::f64::consts::TAU * index as f64 / length as f64;
+    (0..length)
+        .map(|index| (0.5 - 0.5 * angle(index).cos()) as f32)
+        .collect()
+}
+
 /// A bank of filters over the bins of a power spectrum.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct MelBank {
@@ -114,11 +153,6 @@ impl MelBank {
             let weights = &self.weights[filter.weights_start..filter.weights_end];
             dot(weights, &power[filter.bin..filter.bin + weights.len()])
         })
-    }
-
-    /// Bytes held.
-    pub(crate) fn state_bytes(&self) -> usize {
-        size_of_val(self) + self.filters.len() * size_of::<Filter>() + self.weights.len() * size_of::<f32>()
     }
 }
 

@@ -12,11 +12,12 @@
 //! (`torchaudio.pipelines.rnnt_pipeline`, 2.11: `get_streaming_feature_extractor` and its example.)
 
 use std::f32::consts::E;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::cmvn::Cmvn;
-use super::mel::MelBank;
+use super::mel::{MelBank, MelTables, SharedTables, periodic_hann};
 use super::{FeatureExtractor, check_setting};
 use crate::FrontendError;
 use crate::transform::PowerSpectrum;
@@ -80,8 +81,7 @@ impl MelWindowsConfig {
 #[derive(Debug)]
 pub struct MelWindows {
     config: MelWindowsConfig,
-    hann: Vec<f32>,
-    bank: MelBank,
+    tables: Arc<MelTables>,
     spectrum: PowerSpectrum,
     /// Samples from the next window's beginning on; less than a window between calls.
     buffer: Vec<f32>,
@@ -135,14 +135,15 @@ impl MelWindows {
         if let Some(cmvn) = &config.cmvn {
             cmvn.check(config.num_mels)?;
         }
-        let angle = |index: usize| std::f64::consts::TAU * index as f64 / config.n_fft as f64;
-        Ok(Self {
-            hann: (0..config.n_fft)
-                .map(|index| (0.5 - 0.5 * angle(index).cos()) as f32)
-                .collect(),
+        static TABLES: SharedTables<(u32, usize, usize)> = SharedTables::new();
+        let tables = TABLES.get((rate_hz, config.n_fft, config.num_mels), || MelTables {
+            window: periodic_hann(config.n_fft),
             bank: MelBank::htk(rate_hz, config.n_fft, config.num_mels),
+        });
+        Ok(Self {
+            tables,
             spectrum: PowerSpectrum::new(config.n_fft),
-            buffer: Vec::with_capacity(samples),
+            buffer: Vec::new(),
             config: config.clone(),
             windows_emitted: 0,
             samples_received: 0,
@@ -153,15 +154,21 @@ impl MelWindows {
         self.config.frames() * self.config.hop
     }
 
+    /// Bytes held with a buffer of so many samples.
+    fn state_bytes_with(&self, buffered: usize) -> usize {
+        let cmvn = self.config.cmvn.as_ref().map_or(0, Cmvn::state_bytes);
+        size_of_val(self) + buffered * size_of::<f32>() + cmvn
+    }
+
     fn emit(&mut self, features: &mut Vec<f32>) {
         let Self {
             config,
-            hann,
-            bank,
+            tables,
             spectrum,
             buffer,
             ..
         } = self;
+        let MelTables { window: hann, bank } = &**tables;
         let begin = features.len();
         spectrum.with(|spectrum| {
             for frame in 0..config.frames() {
@@ -214,6 +221,9 @@ impl FeatureExtractor for MelWindows {
         self.samples_received += samples.len() as u64;
         let window = self.window_samples();
         let advance = self.config.segment_frames * self.config.hop;
+        if !samples.is_empty() {
+            self.buffer.reserve_exact(window - self.buffer.len());
+        }
         while !samples.is_empty() {
             let (taken, rest) = samples.split_at(samples.len().min(window - self.buffer.len()));
             self.buffer.extend_from_slice(taken);
@@ -251,10 +261,11 @@ impl FeatureExtractor for MelWindows {
     }
 
     fn state_bytes(&self) -> usize {
-        size_of_val(self)
-            + (self.hann.len() + self.buffer.capacity()) * size_of::<f32>()
-            + self.bank.state_bytes()
-            + self.config.cmvn.as_ref().map_or(0, Cmvn::state_bytes)
+        self.state_bytes_with(self.buffer.capacity())
+    }
+
+    fn max_state_bytes(&self) -> usize {
+        self.state_bytes_with(self.window_samples())
     }
 }
 

@@ -66,6 +66,16 @@ impl FeatureConfig {
         }
     }
 
+    /// Bytes of the vectors in it.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let cmvn = match self {
+            FeatureConfig::KaldiFbank(config) => config.cmvn.as_ref(),
+            FeatureConfig::MelWindows(config) => config.cmvn.as_ref(),
+            FeatureConfig::StreamingLogMel(_) | FeatureConfig::CsrSpectrogram(_) => None,
+        };
+        cmvn.map_or(0, |cmvn| cmvn.state_bytes() - size_of::<Cmvn>())
+    }
+
     /// Samples behind a segment that its features already hold, where they bring their own right context.
     pub fn lookahead_samples(&self) -> usize {
         match self {
@@ -130,8 +140,11 @@ pub trait FeatureExtractor: Send + std::fmt::Debug {
     /// As new.
     fn reset(&mut self);
 
-    /// Bytes held for the stream, the same at any time of it.
+    /// Bytes held for the stream now. What it only reads and shares with all others of its kind is not counted.
     fn state_bytes(&self) -> usize;
+
+    /// The most that [`state_bytes`](Self::state_bytes) becomes: from the first frame on it is this.
+    fn max_state_bytes(&self) -> usize;
 }
 
 /// A setting that must lie in a range.

@@ -117,9 +117,10 @@ impl Transcriber {
             .filter_map(|found| found.tokens.last())
             .map(|last| last.end);
         let judgement = scorer.0.judge(&kept.heard(end.max().unwrap_or(0)), &texts);
-        // What cannot be judged is as improbable as the worst of the others.
+        // What cannot be judged, or was forgotten, is as improbable as the worst of the others.
         let finite = |score: Option<f64>| score.filter(|score| score.is_finite());
         let judged = judgement.log_probs.iter().copied();
+        let judged = judged.chain(std::iter::repeat(None)).take(found.len());
         let worst = judged.clone().filter_map(finite).fold(0.0, f64::min);
         let weight = f64::from(self.rescoring_weight);
         for (found, score) in found.iter_mut().zip(judged) {

@@ -270,6 +270,13 @@ impl Core {
         self.decode(events);
     }
 
+    /// Does all judgements that are due.
+    pub(super) fn judge_all(&mut self, events: &mut Vec<Event>) {
+        while self.transcriber.is_due() {
+            self.judge(events);
+        }
+    }
+
     fn decode(&mut self, events: &mut Vec<Event>) {
         let geometry = self.model.geometry();
         let (frames, width) = (geometry.output_frames(), geometry.output_dim);

@@ -73,7 +73,7 @@ impl SessionBytes {
         let silences = geometry.lookahead_frames.div_ceil(geometry.segment_frames) + 3;
 
         let transcriber = model.max_transcriber_bytes(decoding);
-        let fixed = size_of::<StreamShared>() + size_of::<Core>() + frontend.state_bytes();
+        let fixed = size_of::<StreamShared>() + size_of::<Core>();
         let core =
             2 * size_of::<f32>() * values + size_of::<(u64, u64)>() * most_slots(silences) + transcriber;
 
@@ -113,8 +113,8 @@ impl SessionBytes {
             .map_or(0, |hotwords| size_of_val(&**hotwords) + hotwords.heap_bytes());
         let fresh = model.transcriber(request.transcriber.clone()).state_bytes();
         Self {
-            idle: fixed + fresh + hotwords,
-            most: fixed + state + core + inbox + outbox + hotwords,
+            idle: fixed + frontend.state_bytes() + fresh + hotwords,
+            most: fixed + frontend.max_state_bytes() + state + core + inbox + outbox + hotwords,
         }
     }
 }

@@ -23,6 +23,9 @@ const HANG_FACTOR: u32 = 20;
 /// A judgement may take this many times as long as a step.
 const JUDGEMENT_HANGS: u32 = 3;
 
+/// While a step runs the watchdog looks this often within the hang limit, so that it notices how long the process itself stood still.
+const LOOKS: u32 = 8;
+
 /// What a session is told when the engine cannot go on.
 pub(super) const GONE: &str = "the recognition engine stopped; connect again";
 /// A rebuilt worker that fails this many probe steps cannot be rebuilt.
@@ -49,6 +52,7 @@ pub(super) struct Supervisor {
 /// A step in progress.
 #[derive(Debug)]
 struct Running {
+    began: Instant,
     due: Instant,
     streams: Vec<Weak<StreamShared>>,
 }
@@ -171,8 +175,10 @@ impl Shared {
         streams: &[&Arc<StreamShared>],
         limit: Duration,
     ) -> Watch<'_> {
+        let began = Instant::now();
         let running = Running {
-            due: Instant::now() + limit,
+            began,
+            due: began + limit,
             streams: streams.iter().map(|s| Arc::downgrade(s)).collect(),
         };
         let mut steps = self.watched.lock();
@@ -305,36 +311,35 @@ pub(super) fn probe(model: &dyn StepModel) -> bool {
 }
 
 /// Sleeps until a step is due; one that is still running then has hung, and with it the engine.
+///
+/// A process that is stopped, a frozen container and a suspended machine must not count as a hang when they go on. The watchdog stands still
+/// with its workers, so what it sleeps beyond what it asked for counts for nobody.
 fn watch_over(shared: &Arc<Shared>) {
     let watched = &shared.watched;
     let mut steps = watched.lock();
+    let mut looked = Instant::now();
     loop {
         if steps.shutdown {
             return;
         }
         let due = steps.running.iter().flatten().map(|step| step.due).min();
-        let now = Instant::now();
-        steps = match due {
+        let asked;
+        (steps, asked) = match due {
             None => {
                 steps.asleep = true;
-                watched
-                    .changed
-                    .wait(steps)
-                    .unwrap_or_else(PoisonError::into_inner)
+                let woken = watched.changed.wait(steps);
+                (woken.unwrap_or_else(PoisonError::into_inner), Duration::ZERO)
             }
-            Some(due) if due > now => {
-                let wait: Duration = due - now;
-                watched
-                    .changed
-                    .wait_timeout(steps, wait)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0
+            Some(due) if due > looked => {
+                let wait = (due - looked).min(shared.options.hang_after / LOOKS);
+                let woken = watched.changed.wait_timeout(steps, wait);
+                (woken.unwrap_or_else(PoisonError::into_inner).0, wait)
             }
             Some(_) => {
                 let hung: usize = steps
                     .running
                     .iter_mut()
-                    .filter_map(|step| step.take_if(|step| step.due <= now))
+                    .filter_map(|step| step.take_if(|step| step.due <= looked))
                     .map(|step| step.streams.len())
                     .sum();
                 drop(steps);
@@ -346,7 +351,19 @@ fn watch_over(shared: &Arc<Shared>) {
                 return;
             }
         };
+        let now = Instant::now();
+        let overslept = now.duration_since(looked).saturating_sub(asked);
+        for step in steps.running.iter_mut().flatten() {
+            step.due = due_after(step.began, step.due, overslept, now);
+        }
+        looked = now;
     }
+}
+
+/// When a step is due that was due at `due`, now that the watchdog has overslept by that much: as much later, but by no more than
+/// the step's age, since it may have begun when the process had gone on.
+fn due_after(began: Instant, due: Instant, overslept: Duration, now: Instant) -> Instant {
+    due + overslept.min(now.saturating_duration_since(began))
 }
 
 /// Fails the engine for good: every session gets a retryable error.
@@ -358,4 +375,54 @@ fn give_up(shared: &Shared) {
     shared.failed.notify_waiters();
     shared.work.notify_all();
     shared.whole_work.notify_all();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(2);
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    #[test]
+    fn a_stop_of_the_process_counts_for_no_step_that_it_met() {
+        let began = Instant::now();
+        let woke = began + HOUR + LIMIT / 4;
+        assert_eq!(due_after(began, began + LIMIT, HOUR, woke), began + LIMIT + HOUR);
+    }
+
+    #[test]
+    fn a_step_that_began_behind_the_stop_gains_no_more_than_its_age() {
+        let began = Instant::now();
+        let age = Duration::from_millis(3);
+        assert_eq!(
+            due_after(began, began + LIMIT, HOUR, began + age),
+            began + LIMIT + age
+        );
+    }
+
+    #[test]
+    fn who_sleeps_as_asked_moves_nothing() {
+        let began = Instant::now();
+        let due = began + LIMIT;
+        assert_eq!(due_after(began, due, Duration::ZERO, began + LIMIT / 2), due);
+    }
+
+    /// However often and long the process stands still, a hung step is found when it has run for its limit.
+    #[test]
+    fn a_hung_step_is_found_after_its_limit_whatever_stops_come_between() {
+        for stops in [[0, 0, 0], [0, 3_600, 0], [5, 1, 86_400]] {
+            let began = Instant::now();
+            let (mut now, mut due, mut awake) = (began, began + LIMIT, Duration::ZERO);
+            let mut stops = stops.into_iter().cycle().map(Duration::from_secs);
+            while due > now {
+                let asked = (due - now).min(LIMIT / LOOKS);
+                let overslept = stops.next().unwrap();
+                now += asked + overslept;
+                awake += asked;
+                due = due_after(began, due, overslept, now);
+            }
+            assert_eq!(awake, LIMIT);
+        }
+    }
 }

@@ -121,8 +121,8 @@ fn write_engine(text: &mut String, app: &App) {
     }
 }
 
-/// Rates of the published bounds: what speech models hear, and what most sound cards record.
-const PUBLISHED_RATES_HZ: [u32; 2] = [16_000, 48_000];
+/// Rates of the published bounds: what speech models hear, and what sound cards record.
+const PUBLISHED_RATES_HZ: [u32; 3] = [16_000, 44_100, 48_000];
 
 /// Promise I8: the bound of each model, and the most that any session was seen to hold.
 fn write_session_bytes(text: &mut String, app: &App) {

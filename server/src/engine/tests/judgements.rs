@@ -5,19 +5,27 @@ use waxwing_model::transcript::{Judgement, TextScorer, Transcriber};
 use super::*;
 
 /// Output frame of [`Fake`]: two feature frames.
-const HEARD: usize = 2 * NUM_FEATURES;
+pub(super) const HEARD: usize = 2 * NUM_FEATURES;
 
-/// Thinks the more of a text the fewer letters `a` it has; its judgements can be told to fail or to wait.
+/// What a scorer says of so many texts.
+type Says = fn(usize) -> Judgement;
+
+/// Thinks the more of a text the fewer letters `a` it has; its judgements can be told to fail, to wait, or what to be.
 #[derive(Default)]
-struct Scorer {
+pub(super) struct Scorer {
     faults: Mutex<VecDeque<Fault>>,
+    says: Mutex<Option<Says>>,
     /// Frames that it has heard in all judgements.
-    frames: Mutex<usize>,
+    pub(super) frames: Mutex<usize>,
 }
 
 impl Scorer {
     fn then(&self, fault: Fault) {
         self.faults.lock().unwrap().push_back(fault);
+    }
+
+    fn say(&self, says: Says) {
+        *self.says.lock().unwrap() = Some(says);
     }
 
     fn gate(&self) -> Gate {
@@ -46,6 +54,10 @@ impl TextScorer for Scorer {
                 let _ = go_on.recv();
             }
             _ => {}
+        }
+        let says = *self.says.lock().unwrap();
+        if let Some(says) = says {
+            return says(texts.len());
         }
         let likes = |text: &String| -(text.matches('a').count() as f64);
         Judgement {
@@ -113,23 +125,32 @@ impl StepModel for Judged {
 }
 
 fn judged(workers: usize) -> (Arc<Engine>, Arc<Scorer>) {
+    judged_with(options(workers))
+}
+
+fn judged_with(options: EngineOptions) -> (Arc<Engine>, Arc<Scorer>) {
     let scorer = Arc::new(Scorer::default());
     let model = Judged {
         fake: Fake::new(),
         scorer: Arc::clone(&scorer),
     };
-    let engine = Engine::start(vec![Arc::new(model)], options(workers)).unwrap();
+    let engine = Engine::start(vec![Arc::new(model)], options).unwrap();
     (engine, scorer)
 }
 
-fn judging() -> StreamRequest {
-    let mut request = request();
-    request.transcriber.decoding = Decoding {
+/// A search whose utterances are judged.
+pub(super) fn judged_decoding() -> Decoding {
+    Decoding {
         beam_width: 4,
         second_pass_width: 16,
         rescoring_weight: 1.0,
         ..Decoding::default()
-    };
+    }
+}
+
+fn judging() -> StreamRequest {
+    let mut request = request();
+    request.transcriber.decoding = judged_decoding();
     request
 }
 
@@ -224,6 +245,88 @@ async fn a_judgement_that_panics_ends_its_session_only() {
     assert_eq!(error_code(&events), Some(ErrorCode::Internal));
     assert_eq!(engine.status().state, EngineState::Ready);
     assert_eq!(finals(&heard(&engine, &judging(), &audio).await), expected);
+    all_free(&engine).await;
+}
+
+#[tokio::test]
+async fn a_judgement_that_hangs_ends_everything_and_says_so() {
+    let (engine, scorer) = judged_with(EngineOptions {
+        hang_after: Duration::from_millis(100),
+        ..options(2)
+    });
+    let gate = scorer.gate();
+    let hung = engine.open(&judging()).unwrap();
+    let silent = engine.open(&request()).unwrap();
+    send(&hung, &speech(1, 3.0));
+    stop(&hung);
+    gate.begun.recv().unwrap();
+    soon(engine.failed()).await;
+    assert_eq!(engine.status().state, EngineState::Failed);
+    for stream in [&hung, &silent] {
+        assert_eq!(error_code(&rest(stream).await), Some(ErrorCode::EngineFailed));
+    }
+    let Err(OpenError::Refused(refusal)) = engine.open(&judging()) else {
+        panic!("a dead engine took a stream");
+    };
+    assert_eq!(refusal.code, ErrorCode::EngineFailed);
+    // What comes back from the dead is nobody's.
+    gate.go_on.send(()).unwrap();
+    all_free(&engine).await;
+    assert_eq!(soon(hung.next_event()).await, None);
+}
+
+/// A judgement of nothing but these log-probs.
+fn only(log_probs: Vec<Option<f64>>) -> Judgement {
+    Judgement {
+        log_probs,
+        found: Vec::new(),
+    }
+}
+
+/// The first text is improbable, and `others` is what is said of each of the rest.
+fn against_the_first(texts: usize, others: Option<f64>) -> Judgement {
+    let first = Some(Some(-100.0));
+    only(first.into_iter().chain(vec![others; texts - 1]).collect())
+}
+
+#[tokio::test]
+async fn a_judgement_that_is_not_finite_loses_no_word() {
+    let (engine, scorer) = judged(2);
+    let audio = speech(1, 4.0);
+    let usual = finals(&heard(&engine, &judging(), &audio).await);
+    let neighbours = finals(&heard(&engine, &request(), &audio).await);
+    scorer.say(|texts| only(vec![Some(0.0); texts]));
+    let by_the_beam = finals(&heard(&engine, &judging(), &audio).await);
+    assert!(!by_the_beam.is_empty());
+    // A judgement can change words, so that what follows says something.
+    scorer.say(|texts| against_the_first(texts, Some(0.0)));
+    assert_ne!(finals(&heard(&engine, &judging(), &audio).await), by_the_beam);
+    let unusable: [(&str, Says); 8] = [
+        ("NaN", |texts| only(vec![Some(f64::NAN); texts])),
+        ("inf", |texts| only(vec![Some(f64::INFINITY); texts])),
+        ("-inf", |texts| only(vec![Some(f64::NEG_INFINITY); texts])),
+        ("none", |texts| only(vec![None; texts])),
+        ("nothing", |_| only(Vec::new())),
+        ("all but the first NaN", |texts| {
+            against_the_first(texts, Some(f64::NAN))
+        }),
+        ("all but the first missing", |_| against_the_first(1, None)),
+        ("found NaN and inf", |texts| Judgement {
+            log_probs: vec![Some(0.0); texts],
+            found: vec![("a".into(), f64::NAN), ("c".into(), f64::INFINITY)],
+        }),
+    ];
+    for (name, says) in unusable {
+        scorer.say(says);
+        let (judged, unjudged) = (judging(), request());
+        let (events, beside) =
+            tokio::join!(heard(&engine, &judged, &audio), heard(&engine, &unjudged, &audio));
+        assert_eq!(finals(&events), by_the_beam, "{name}");
+        assert!(matches!(events.last(), Some(Event::Done { .. })), "{name}");
+        assert_eq!(finals(&beside), neighbours, "{name}");
+    }
+    *scorer.says.lock().unwrap() = None;
+    assert_eq!(finals(&heard(&engine, &judging(), &audio).await), usual);
     all_free(&engine).await;
 }
 

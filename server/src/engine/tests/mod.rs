@@ -8,6 +8,7 @@ mod mixture;
 mod promises;
 mod real;
 mod systems;
+mod warm_up;
 mod weights;
 mod whole;
 

@@ -72,6 +72,21 @@ async fn the_fake_hears_words_and_its_finals_repeat() {
     assert_eq!(alone(&engine, &audio).await, first);
 }
 
+/// What an open but silent client of the built-in model costs: no rate has tables before its first audio.
+#[test]
+fn a_silent_client_costs_16_kib_at_most_at_every_rate() {
+    let models = crate::catalog::load(&[], &waxwing_model::device::Device::Cpu).unwrap();
+    let model = models.first().unwrap();
+    let options = EngineOptions {
+        decoding: model.default_decoding(),
+        ..options(1)
+    };
+    for rate_hz in [8_000, 16_000, 44_100, 48_000] {
+        let bound = SessionBytes::of(model.as_ref(), &options, &microphone(&options, rate_hz)).unwrap();
+        assert!(bound.idle <= 16 * 1024, "{rate_hz} Hz: {}", bound.idle);
+    }
+}
+
 /// A bound that nothing comes near to would promise little: a full backlog and a long utterance fill a good part.
 #[tokio::test]
 async fn a_busy_session_comes_near_to_its_bound() {
