@@ -194,7 +194,7 @@ const GELU_P: [f32; 7] = [
     0.398_942_14,
 ];
 /// Coefficients of Q, the highest first.
-const GELU_Q: [f32; 5] = [6.232_603e-5, 1.830_635_9e-3, 2.909_143_1e-2, 0.256_707_97, 1.0];
+const GELU_Q: [f32; 5] = [6.232_603e-5, 1.830_635_9e-3, 2.909_143e-2, 0.256_707_97, 1.0];
 
 impl LanesWork for Gelu<'_> {
     #[inline(always)]
