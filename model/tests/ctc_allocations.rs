@@ -1,32 +1,14 @@
 //! Listening to silence costs no memory: counted, not believed. Alone in its file, because the counter is global.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use waxwing_model::tokens::Tokens;
 use waxwing_model::transcript::{Transcriber, TranscriberOptions};
 
-struct Counting;
+#[path = "support/counting.rs"]
+mod counting;
 
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: hands every call to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use self::counting::allocations;
 
 #[test]
 fn frames_without_a_new_word_allocate_nothing() {
@@ -37,17 +19,14 @@ fn frames_without_a_new_word_allocate_nothing() {
     let mut finals = Vec::new();
     transcriber.accept(&separators, &mut finals);
 
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let before = allocations();
     transcriber.accept(&blank, &mut finals);
     transcriber.accept(&separators, &mut finals);
-    let after = ALLOCATIONS.load(Ordering::Relaxed);
+    let after = allocations();
     assert!(before > 0, "the counter counts");
     assert_eq!(after - before, 0);
 
     transcriber.accept(&[-9.0, -9.0, -0.01], &mut finals);
     assert!(transcriber.partial().is_some());
-    assert!(
-        ALLOCATIONS.load(Ordering::Relaxed) > after,
-        "a word does take memory"
-    );
+    assert!(allocations() > after, "a word does take memory");
 }

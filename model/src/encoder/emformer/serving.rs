@@ -17,7 +17,7 @@ use super::attention::{Attention, AttentionRows};
 use super::config::{EmformerConfig, OutputNorm};
 use super::geometry;
 use super::layout::Layout;
-use super::stem::{Stem, StemRow, StemScratch};
+use super::stem::{Stem, StemScratch, Window};
 
 /// Rows that pass through the layers together: enough to be worth fetching the weights for, few enough to stay in the cache.
 const GROUP_ROWS: usize = 160;
@@ -49,6 +49,7 @@ pub struct Emformer {
 #[derive(Default)]
 struct Scratch {
     stem: StemScratch,
+    sessions: Vec<Session>,
     /// Output of the stem for the new frames of all rows.
     embedded: Vec<f32>,
     /// `(sessions · (R + L), dim)`, right context first: the residual stream.
@@ -185,24 +186,8 @@ impl Emformer {
         let stem_len = self.layout.stem().end;
         scratch.embedded.clear();
         if let Some(stem) = &self.stem {
-            let mut stem_rows: Vec<StemRow<'_>> = rows
-                .iter_mut()
-                .map(|row| {
-                    let is_first = row.state.steps == 0;
-                    let position = if is_first {
-                        0
-                    } else {
-                        row.state.steps * segment as u64 + right as u64
-                    };
-                    StemRow {
-                        carried: &mut row.state.values[..stem_len],
-                        features: row.features,
-                        is_first,
-                        position,
-                    }
-                })
-                .collect();
-            stem.run(&mut stem_rows, &mut scratch.stem, &mut scratch.embedded);
+            let window = Window { segment, right };
+            stem.run(rows, window, &mut scratch.stem, &mut scratch.embedded);
         } else {
             rows.iter()
                 .for_each(|row| scratch.embedded.extend_from_slice(row.features));
@@ -258,7 +243,7 @@ impl Emformer {
         let summaries_out = if is_last { 0 } else { num_summaries };
         let num_queries = window - skipped + summaries_out;
 
-        let sessions = self.gather(state_begin, rows, layer, scratch);
+        self.gather(state_begin, rows, layer, scratch);
         let count = scratch.normed.len() / dim;
         scratch.projected.resize(count * 3 * dim, 0.0);
         layer
@@ -266,7 +251,8 @@ impl Emformer {
             .apply(count, &scratch.normed, &mut scratch.projected);
 
         scratch.attended.resize(rows.len() * num_queries * dim, 0.0);
-        for ((session, row), attended) in sessions
+        for ((session, row), attended) in scratch
+            .sessions
             .iter()
             .zip(rows.iter_mut())
             .zip(scratch.attended.chunks_exact_mut(num_queries * dim))
@@ -345,21 +331,15 @@ impl Emformer {
         }
     }
 
-    /// Fills `normed` with what the layer projects, and says where each session's rows are.
-    fn gather(
-        &self,
-        state_begin: usize,
-        rows: &[StepRow<'_>],
-        layer: &Layer,
-        scratch: &mut Scratch,
-    ) -> Vec<Session> {
+    /// Fills `normed` with what the layer projects, and says in `sessions` where each session's rows are.
+    fn gather(&self, state_begin: usize, rows: &[StepRow<'_>], layer: &Layer, scratch: &mut Scratch) {
         let encoder = &self.encoder;
         let dim = encoder.dim();
         let (segment, right) = (encoder.segment_length, encoder.right_context_length);
         let window = right + segment;
         let num_summaries = usize::from(encoder.max_memory_size > 0);
         let memories_begin = state_begin + 2 * encoder.left_context_length * dim;
-        let mut sessions = Vec::with_capacity(rows.len());
+        scratch.sessions.clear();
         scratch.normed.clear();
         for (index, row) in rows.iter().enumerate() {
             let steps = row.state.steps;
@@ -380,9 +360,8 @@ impl Emformer {
             if num_summaries > 0 {
                 mean_of_rows(&normed[right * dim..], summary);
             }
-            sessions.push(session);
+            scratch.sessions.push(session);
         }
-        sessions
     }
 
     /// Writes the segment's keys and values to the rings.

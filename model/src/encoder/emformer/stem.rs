@@ -4,6 +4,7 @@
 //! frame before the features, one before `conv1`'s outputs. Output `j` sees features up to `2 j + 2`.
 
 use crate::config::Activation;
+use crate::encoder::StepRow;
 use crate::encoder::kernels::{Linear, activate};
 use crate::error::ModelError;
 use crate::loader::Weights;
@@ -29,16 +30,23 @@ pub(super) struct StemScratch {
     hidden: Vec<f32>,
 }
 
+/// What the sessions' windows are made of, in encoder frames.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Window {
+    pub(super) segment: usize,
+    pub(super) right: usize,
+}
+
 /// One session's part of a run.
-pub(super) struct StemRow<'a> {
+struct StemRow<'a> {
     /// [`Stem::state_len`] values: two feature frames, then one output of `conv1`.
-    pub(super) carried: &'a mut [f32],
+    carried: &'a mut [f32],
     /// New feature frames.
-    pub(super) features: &'a [f32],
+    features: &'a [f32],
     /// Whether these are the first of the stream.
-    pub(super) is_first: bool,
+    is_first: bool,
     /// Encoder frames before these.
-    pub(super) position: u64,
+    position: u64,
 }
 
 impl Stem {
@@ -82,6 +90,19 @@ impl Stem {
         CARRIED_FEATURES * self.num_features + self.dim
     }
 
+    fn row<'a>(&self, row: &'a mut StepRow<'_>, window: Window) -> StemRow<'a> {
+        let steps = row.state.steps;
+        StemRow {
+            carried: &mut row.state.values[..self.state_len()],
+            features: row.features,
+            is_first: steps == 0,
+            position: match steps {
+                0 => 0,
+                steps => steps * window.segment as u64 + window.right as u64,
+            },
+        }
+    }
+
     /// Encoder frames that a row gives.
     fn output_frames(&self, row: &StemRow<'_>) -> usize {
         let frames = row.features.len() / self.num_features;
@@ -92,11 +113,19 @@ impl Stem {
         }) / super::STEM_SUBSAMPLING
     }
 
-    /// Appends every row's `(output frames, dim)` to `outputs`, positions added.
-    pub(super) fn run(&self, rows: &mut [StemRow<'_>], scratch: &mut StemScratch, outputs: &mut Vec<f32>) {
+    /// Appends every row's `(output frames, dim)` to `outputs`, positions added. What it carries are the first
+    /// [`state_len`](Self::state_len) values of each state.
+    pub(super) fn run(
+        &self,
+        rows: &mut [StepRow<'_>],
+        window: Window,
+        scratch: &mut StemScratch,
+        outputs: &mut Vec<f32>,
+    ) {
         let (num_features, dim) = (self.num_features, self.dim);
         scratch.taps.clear();
         for row in rows.iter_mut() {
+            let row = self.row(row, window);
             let (past, _) = row.carried.split_at_mut(CARRIED_FEATURES * num_features);
             // The first run has one frame in front, zeros; later ones have the last two.
             let front = if row.is_first {
@@ -119,7 +148,8 @@ impl Stem {
         scratch.taps.clear();
         let mut hidden = &scratch.hidden[..count * dim];
         for row in rows.iter_mut() {
-            let (own, rest) = hidden.split_at(super::STEM_SUBSAMPLING * self.output_frames(row) * dim);
+            let row = self.row(row, window);
+            let (own, rest) = hidden.split_at(super::STEM_SUBSAMPLING * self.output_frames(&row) * dim);
             hidden = rest;
             let (_, past) = row.carried.split_at_mut(CARRIED_FEATURES * num_features);
             if row.is_first {
@@ -136,9 +166,10 @@ impl Stem {
         activate(new, Activation::Gelu);
 
         let mut frames = new.chunks_exact_mut(dim);
-        for row in rows.iter() {
+        for row in rows.iter_mut() {
+            let row = self.row(row, window);
             let first = (row.position % self.period as u64) as usize;
-            for (index, frame) in (0..self.output_frames(row)).zip(&mut frames) {
+            for (index, frame) in (0..self.output_frames(&row)).zip(&mut frames) {
                 let position = (first + index) % self.period;
                 for (value, sinusoid) in frame.iter_mut().zip(&self.positions[position * dim..]) {
                     *value += sinusoid;
