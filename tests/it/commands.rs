@@ -44,7 +44,7 @@ fn cargo_run_starts_waxwing() -> Result<()> {
     Ok(())
 }
 
-/// A clip in whole numbers has nearly the words that it has in f32; a precision that is not there is refused.
+/// A clip in fewer bits has nearly the words that it has in f32; a precision that is not there is refused.
 #[test]
 fn transcribe_takes_a_precision() -> Result<()> {
     let clip = format!("{RECORDINGS}/librivox/sense_and_sensibility_01_austen_64kb-0870.wav");
@@ -63,12 +63,15 @@ fn transcribe_takes_a_precision() -> Result<()> {
         let text = String::from_utf8(output.stdout)?;
         Ok(text.split_whitespace().map(str::to_owned).collect())
     };
-    let (full, whole) = (words("f32")?, words("int8")?);
-    let shared = full.iter().filter(|word| whole.contains(word)).count();
-    ensure!(
-        full.len() > 5 && 4 * shared >= 3 * full.len(),
-        "{full:?} {whole:?}"
-    );
+    let full = words("f32")?;
+    for precision in ["int8", "bf16"] {
+        let fewer = words(precision)?;
+        let shared = full.iter().filter(|word| fewer.contains(word)).count();
+        ensure!(
+            full.len() > 5 && 4 * shared >= 3 * full.len(),
+            "{precision}: {full:?} {fewer:?}"
+        );
+    }
     let refused = heard("int4")?;
     ensure!(refused.status.code() == Some(2));
     ensure!(String::from_utf8_lossy(&refused.stderr).contains("int8"));

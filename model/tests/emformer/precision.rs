@@ -1,4 +1,4 @@
-//! An Emformer in whole numbers: near the one in `f32`, and as independent of its neighbours.
+//! An Emformer in whole numbers or in bf16: near the one in `f32`, and as independent of its neighbours.
 
 use candle_core::Device;
 use proptest::prelude::*;
@@ -11,20 +11,21 @@ use waxwing_model::precision::Precision;
 use crate::promises::configs;
 use crate::support::{Random, Session, alone, executors, features_for, random_tensors, serialise, step};
 
-fn int8(config: &Config, seed: u64) -> Box<dyn StreamingEncoder> {
+fn encoder_in(config: &Config, seed: u64, precision: Precision) -> Box<dyn StreamingEncoder> {
     let classes = config.ctc.as_ref().map(|_| 9);
     let bytes = serialise(&random_tensors(config, classes, seed));
     let weights = Weights::from_safetensors(&bytes, &expected_tensors(config, classes)).unwrap();
-    streaming_encoder_in(config, &weights, &Device::Cpu, Precision::Int8).unwrap()
+    streaming_encoder_in(config, &weights, &Device::Cpu, precision).unwrap()
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
     #[test]
-    fn neighbours_do_not_change_a_bit(config in configs(), seed: u32) {
+    fn neighbours_do_not_change_a_bit(config in configs(), seed: u32, brain: bool) {
         const STEPS: usize = 4;
-        let encoder = int8(&config, u64::from(seed));
+        let precision = if brain { Precision::Bf16 } else { Precision::Int8 };
+        let encoder = encoder_in(&config, u64::from(seed), precision);
         let mut random = Random::new(u64::from(seed));
         let features: Vec<Vec<f32>> =
             (0..7).map(|_| features_for(encoder.as_ref(), STEPS, &mut random)).collect();
@@ -50,15 +51,16 @@ proptest! {
     }
 
     #[test]
-    fn outputs_are_near_those_in_f32(config in configs(), seed: u32) {
-        let whole = int8(&config, u64::from(seed));
+    fn outputs_are_near_those_in_f32(config in configs(), seed: u32, brain: bool) {
+        let precision = if brain { Precision::Bf16 } else { Precision::Int8 };
+        let whole = encoder_in(&config, u64::from(seed), precision);
         let (float, _) = executors(&config, u64::from(seed));
         let features = features_for(float.as_ref(), 4, &mut Random::new(u64::from(seed)));
         let (found, expected) = (alone(whole.as_ref(), &features, 4), alone(float.as_ref(), &features, 4));
         let squares = |values: &mut dyn Iterator<Item = f32>| values.map(|value| f64::from(value).powi(2)).sum::<f64>();
         let off = squares(&mut found.iter().zip(&expected).map(|(found, expected)| found - expected));
         let size = squares(&mut expected.iter().copied());
-        // Eight bits are good for about 1 % of a layer's output; these have up to three.
+        // Eight bits, of a whole number or in bf16, are good for about 1 % of a layer's output; these have up to three.
         prop_assert!(off.sqrt() <= 0.1 * size.sqrt(), "{} of {}", off.sqrt(), size.sqrt());
         prop_assert!(found != expected, "nothing was rounded");
     }

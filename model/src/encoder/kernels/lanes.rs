@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use pulp::x86::{V3, V4};
 
 #[cfg(target_arch = "x86_64")]
-use self::x86::{Avx2Vnni, Avx512Vnni};
+use self::x86::{Avx2Vnni, Avx512Bf16, Avx512Vnni};
 
 /// Numbers of the registers that row-wise loops use.
 pub(crate) const LANES: usize = 8;
@@ -29,6 +29,11 @@ pub(crate) struct PanelRow(pub(super) [f32; COLUMNS]);
 #[derive(Debug, Clone, Copy)]
 #[repr(align(32))]
 pub(crate) struct PanelPair(pub(super) [[i8; 2]; COLUMNS]);
+
+/// Weights of two inputs for the columns of a panel, in bf16: the upper halves of the bits of `f32`.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct BrainPair(pub(crate) [[u16; 2]; COLUMNS]);
 
 /// What a processor does with eight numbers, and with a panel's sixteen.
 pub(crate) trait Lanes: Copy {
@@ -59,6 +64,12 @@ pub(crate) trait Lanes: Copy {
     fn add_product(self, sums: Self::Sums, value: f32, weights: Self::Weights) -> Self::Sums;
     fn store_sums(self, sums: Self::Sums) -> [f32; COLUMNS];
 
+    /// Two inputs' weights in bf16.
+    type BrainWeights: Copy;
+    fn brain_weights(self, pair: &BrainPair) -> Self::BrainWeights;
+    /// Adds both products of a pair in bf16: `value` has the first input in its low half, the second in its high half.
+    fn add_brain_products(self, sums: Self::Sums, value: u32, weights: Self::BrainWeights) -> Self::Sums;
+
     /// A whole sum for each column of a panel.
     type WholeSums: Copy;
     /// Two inputs' whole weights.
@@ -88,6 +99,9 @@ pub(crate) trait LanesWork {
 /// A kind of processor.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Instructions {
+    /// AVX-512 with VNNI and BF16: products in bf16 are added two at a time.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16(Avx512Bf16),
     /// AVX-512 with VNNI: whole products are added as they are made.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni(Avx512Vnni),
@@ -115,6 +129,7 @@ impl Instructions {
     pub(super) fn all() -> impl Iterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
         let vector = [
+            Avx512Bf16::detect().map(Self::Avx512Bf16),
             Avx512Vnni::detect().map(Self::Avx512Vnni),
             V4::try_new().map(Self::Avx512),
             Avx2Vnni::detect().map(Self::Avx2Vnni),
@@ -128,6 +143,8 @@ impl Instructions {
     /// Does work with these instructions.
     pub(crate) fn run(self, work: impl LanesWork) {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16(simd) => simd.run(work),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni(simd) => simd.run(work),
             #[cfg(target_arch = "x86_64")]
@@ -209,6 +226,26 @@ impl Lanes for Plain {
         sums
     }
 
+    type BrainWeights = [[u16; 2]; COLUMNS];
+
+    fn brain_weights(self, pair: &BrainPair) -> [[u16; 2]; COLUMNS] {
+        pair.0
+    }
+
+    fn add_brain_products(
+        self,
+        sums: [f32; COLUMNS],
+        value: u32,
+        weights: [[u16; 2]; COLUMNS],
+    ) -> [f32; COLUMNS] {
+        let wide = |half: u16| f32::from_bits(u32::from(half) << 16);
+        let (low, high) = (f32::from_bits(value << 16), f32::from_bits(value & 0xffff_0000));
+        std::array::from_fn(|column| {
+            let [first, second] = weights[column].map(wide);
+            sums[column] + low * first + high * second
+        })
+    }
+
     type WholeSums = [i32; COLUMNS];
     type WholeWeights = [[i8; 2]; COLUMNS];
 
@@ -241,6 +278,10 @@ impl Lanes for Plain {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::print_stdout,
+    reason = "tells which kinds of processor this machine could try"
+)]
 mod tests {
     use super::*;
 
@@ -251,6 +292,7 @@ mod tests {
         eights: Vec<[f32; LANES]>,
         sums: [f32; 4],
         panel: [f32; COLUMNS],
+        brain: [f32; COLUMNS],
         whole: [f32; COLUMNS],
     }
 
@@ -274,6 +316,13 @@ mod tests {
             let row = PanelRow(std::array::from_fn(|column| column as f32 - 7.0));
             let once = lanes.add_product(lanes.no_sums(), 3.0, lanes.weights(&row));
             self.panel = lanes.store_sums(lanes.add_product(once, -0.5, lanes.weights(&row)));
+            // 1.5 and −2, times 1 and a whole number of seven bits: exact in bf16.
+            let pair = BrainPair(std::array::from_fn(|column| {
+                [0x3f80, ((column as f32).to_bits() >> 16) as u16]
+            }));
+            let weights = lanes.brain_weights(&pair);
+            let once = lanes.add_brain_products(lanes.no_sums(), 0xc000_3fc0, weights);
+            self.brain = lanes.store_sums(lanes.add_brain_products(once, 0x3f80_0000, weights));
             let pair = PanelPair(std::array::from_fn(|column| {
                 [column as i8 * 8 - 120, 127 - column as i8]
             }));
@@ -299,9 +348,11 @@ mod tests {
             (-2047 * -120 + 1999 * 127 - 120 + 127) as f32 * (0.7 * 0.3),
             "the low half first"
         );
+        assert_eq!(expected.brain[..3], [1.5, 0.5, -0.5]);
         for instructions in Instructions::all() {
             let mut found = Found::default();
             instructions.run(&mut found);
+            println!("{instructions:?}: tiles of {} rows", found.rows);
             assert!(found.rows > 0);
             // NaN is not equal to itself, so numbers are compared by their bits.
             let bits = |eights: &[[f32; LANES]]| -> Vec<[u32; LANES]> {
@@ -311,6 +362,7 @@ mod tests {
             assert_eq!(bits(&found.eights), bits(&expected.eights), "{instructions:?}");
             assert_eq!(found.sums, expected.sums, "{instructions:?}");
             assert_eq!(found.panel, expected.panel, "{instructions:?}");
+            assert_eq!(found.brain, expected.brain, "{instructions:?}");
             assert_eq!(found.whole, expected.whole, "{instructions:?}");
         }
     }

@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 
+use super::brain::{Brain, BrainRows};
 use super::lanes::{COLUMNS, Instructions, PanelRow};
 use super::quantised::{MOST_INPUTS, Quantised, QuantisedRows};
 use super::tile::{FloatPanel, Target};
@@ -21,12 +22,14 @@ const FETCH_AHEAD: usize = 24;
 thread_local! {
     /// Rounded inputs, kept from product to product so that a step at work allocates nothing.
     static ROUNDED: RefCell<QuantisedRows> = RefCell::default();
+    static HALVED: RefCell<BrainRows> = RefCell::default();
 }
 
 enum Weight {
     /// For each block of [`DEPTH`] inputs, for each panel of [`COLUMNS`] outputs: a row for each input.
     Float(Vec<PanelRow>),
     Whole(Quantised),
+    Brain(Brain),
 }
 
 /// `x · weight + bias`.
@@ -58,6 +61,7 @@ impl Linear {
             weight: match precision {
                 // A layer of more inputs could overflow; none is that wide.
                 Precision::Int8 if inputs <= MOST_INPUTS => Weight::Whole(Quantised::new(weight, inputs)),
+                Precision::Bf16 => Weight::Brain(Brain::new(weight, inputs)),
                 Precision::Int8 | Precision::F32 => Weight::Float(pack(weight, outputs, inputs)),
             },
             bias: (0..outputs.div_ceil(COLUMNS))
@@ -95,6 +99,9 @@ impl Linear {
         let (input, output) = (&input[..rows * self.inputs], &mut output[..rows * self.outputs]);
         match &self.weight {
             Weight::Float(weight) => self.multiply_floats(weight, rows, input, output, adding),
+            Weight::Brain(weight) => HALVED.with_borrow_mut(|scratch| {
+                weight.multiply(self.instructions, input, &self.bias, output, adding, scratch);
+            }),
             Weight::Whole(weight) => ROUNDED.with_borrow_mut(|scratch| {
                 weight.multiply(self.instructions, input, &self.bias, output, adding, scratch);
             }),
@@ -262,6 +269,39 @@ mod tests {
     }
 
     #[test]
+    fn bf16_is_near_the_float_product_on_every_path() {
+        for (inputs, outputs) in [(1, 1), (7, 5), (16, 16), (33, 47), (600, 33)] {
+            let (weight, bias) = (noise(1, inputs * outputs), noise(2, outputs));
+            // What is left is the rounding of sums.
+            let halved = |values: &[f32]| -> Vec<f32> {
+                values
+                    .iter()
+                    .map(|&value| half::bf16::from_f32(value).to_f32())
+                    .collect()
+            };
+            let kept = halved(&weight);
+            let mut linear = Linear::with_precision(&weight, bias.clone(), inputs, Precision::Bf16);
+            for instructions in Instructions::all() {
+                linear.instructions = instructions;
+                for rows in 1..=25 {
+                    let input = noise(3, rows * inputs);
+                    let before = noise(4, rows * outputs);
+                    let mut found = before.clone();
+                    linear.apply_adding(rows, &input, &mut found);
+                    for row in 0..rows {
+                        let exact = exact(&kept, &bias, inputs, &halved(&input[row * inputs..][..inputs]));
+                        for (output, exact) in exact.into_iter().enumerate() {
+                            let at = row * outputs + output;
+                            let off = (f64::from(found[at] - before[at]) - exact).abs();
+                            assert!(off < 5e-5, "{inputs} {outputs} {rows} {instructions:?}: {off}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
     fn the_widest_layer_of_whole_numbers_does_not_overflow() {
         let inputs = MOST_INPUTS;
         let linear = Linear::with_precision(&vec![1.0; inputs], vec![0.0], inputs, Precision::Int8);
@@ -273,7 +313,7 @@ mod tests {
     #[test]
     fn a_row_is_the_same_to_the_bit_in_any_company_and_keeps_its_nan() {
         let (inputs, outputs, rows) = (300, 40, 13);
-        for precision in [Precision::F32, Precision::Int8] {
+        for precision in [Precision::F32, Precision::Int8, Precision::Bf16] {
             let (weight, bias) = (noise(1, inputs * outputs), noise(2, outputs));
             let linear = Linear::with_precision(&weight, bias, inputs, precision);
             let mut input = noise(3, rows * inputs);

@@ -5,6 +5,7 @@
 //! in the row that it came in.
 
 mod attention;
+mod brain;
 mod elementwise;
 mod lanes;
 mod linear;

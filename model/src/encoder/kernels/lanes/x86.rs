@@ -5,7 +5,7 @@ use std::arch::x86_64::{__m128, __m128i, __m256, __m256i, __m512, __m512i};
 use pulp::x86::{V3, V4};
 use pulp::{NullaryFnOnce, cast};
 
-use super::{COLUMNS, LANES, Lanes, LanesWork, PanelPair, PanelRow};
+use super::{BrainPair, COLUMNS, LANES, Lanes, LanesWork, PanelPair, PanelRow};
 
 /// Work that the compiler inlines into a function of a processor's instructions.
 pub(super) struct Inside<L, W> {
@@ -134,6 +134,32 @@ macro_rules! sums_by_avx2 {
             cast(sums)
         }
 
+        type BrainWeights = [[__m256; 2]; 2];
+
+        #[inline(always)]
+        fn brain_weights(self, pair: &BrainPair) -> [[__m256; 2]; 2] {
+            let $simd = self;
+            let (avx, avx2) = ($v3.avx, $v3.avx2);
+            let halves: [__m256i; 2] = cast(pair.0);
+            let mask = avx._mm256_set1_epi32(0xffff_0000_u32 as i32);
+            [
+                [
+                    cast(avx2._mm256_slli_epi32::<16>(halves[0])),
+                    cast(avx2._mm256_slli_epi32::<16>(halves[1])),
+                ],
+                [
+                    cast(avx2._mm256_and_si256(halves[0], mask)),
+                    cast(avx2._mm256_and_si256(halves[1], mask)),
+                ],
+            ]
+        }
+
+        #[inline(always)]
+        fn add_brain_products(self, sums: [__m256; 2], value: u32, weights: [[__m256; 2]; 2]) -> [__m256; 2] {
+            let first = self.add_product(sums, f32::from_bits(value << 16), weights[0]);
+            self.add_product(first, f32::from_bits(value & 0xffff_0000), weights[1])
+        }
+
         type WholeSums = [__m256i; 2];
         type WholeWeights = [__m256i; 2];
 
@@ -228,6 +254,31 @@ macro_rules! sums_by_avx512 {
     };
 }
 
+/// Products in bf16 by those of `f32`, where AVX-512 has no BF16.
+macro_rules! brain_by_avx512 {
+    ($simd:ident => $v4:expr) => {
+        type BrainWeights = [__m512; 2];
+
+        #[inline(always)]
+        fn brain_weights(self, pair: &BrainPair) -> [__m512; 2] {
+            let $simd = self;
+            let avx512f = $v4.avx512f;
+            let halves: __m512i = cast(pair.0);
+            let mask = avx512f._mm512_set1_epi32(0xffff_0000_u32 as i32);
+            [
+                cast(avx512f._mm512_slli_epi32::<16>(halves)),
+                cast(avx512f._mm512_and_si512(halves, mask)),
+            ]
+        }
+
+        #[inline(always)]
+        fn add_brain_products(self, sums: __m512, value: u32, weights: [__m512; 2]) -> __m512 {
+            let first = self.add_product(sums, f32::from_bits(value << 16), weights[0]);
+            self.add_product(first, f32::from_bits(value & 0xffff_0000), weights[1])
+        }
+    };
+}
+
 impl Lanes for V3 {
     eight_by_avx2!(simd => simd);
     sums_by_avx2!(simd => simd);
@@ -245,6 +296,7 @@ impl Lanes for V3 {
 impl Lanes for V4 {
     eight_by_avx2!(simd => simd);
     sums_by_avx512!(simd => simd);
+    brain_by_avx512!(simd => simd);
 
     #[inline(always)]
     fn add_whole_products(self, sums: __m512i, value: i32, weights: __m512i) -> __m512i {
@@ -263,18 +315,25 @@ pub(crate) struct Avx2Vnni(V3);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Avx512Vnni(V4);
 
+/// Proof that the processor has what [`Avx512Vnni`] stands for, and AVX-512 BF16.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Avx512Bf16(V4);
+
 #[expect(
     unsafe_code,
-    reason = "pulp has no VNNI; values of these types exist only where it was detected"
+    reason = "pulp has neither VNNI nor BF16; values of these types exist only where it was detected"
 )]
-mod vnni {
+mod beyond_pulp {
+    use std::mem::transmute;
+
     use std::arch::x86_64::{
-        __m256i, __m512i, _mm256_dpwssd_avx_epi32, _mm256_set1_epi32, _mm512_dpwssd_epi32, _mm512_set1_epi32,
+        __m256i, __m512bh, __m512i, _mm256_dpwssd_avx_epi32, _mm256_set1_epi32, _mm512_dpbf16_ps,
+        _mm512_dpwssd_epi32, _mm512_set1_epi32,
     };
 
     use super::{
-        __m128, __m128i, __m256, __m512, Avx2Vnni, Avx512Vnni, COLUMNS, LANES, Lanes, LanesWork, PanelPair,
-        PanelRow, V3, V4, cast,
+        __m128, __m128i, __m256, __m512, Avx2Vnni, Avx512Bf16, Avx512Vnni, BrainPair, COLUMNS, LANES, Lanes,
+        LanesWork, PanelPair, PanelRow, V3, V4, cast,
     };
 
     impl Avx2Vnni {
@@ -331,6 +390,52 @@ mod vnni {
     impl Lanes for Avx512Vnni {
         eight_by_avx2!(simd => simd.0);
         sums_by_avx512!(simd => simd.0);
+        brain_by_avx512!(simd => simd.0);
+
+        #[inline(always)]
+        fn add_whole_products(self, sums: __m512i, value: i32, weights: __m512i) -> __m512i {
+            // SAFETY: by `detect`.
+            unsafe { _mm512_dpwssd_epi32(sums, _mm512_set1_epi32(value), weights) }
+        }
+    }
+
+    impl Avx512Bf16 {
+        pub(crate) fn detect() -> Option<Self> {
+            let simd = Avx512Vnni::detect()?;
+            std::is_x86_feature_detected!("avx512bf16").then_some(Self(simd.0))
+        }
+
+        pub(crate) fn run(self, work: impl LanesWork) {
+            #[target_feature(
+                enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vnni,avx512bf16"
+            )]
+            fn inside<W: LanesWork>(simd: Avx512Bf16, work: W) {
+                work.run(simd);
+            }
+            // SAFETY: by `detect`.
+            unsafe { inside(self, work) }
+        }
+    }
+
+    impl Lanes for Avx512Bf16 {
+        eight_by_avx2!(simd => simd.0);
+        sums_by_avx512!(simd => simd.0);
+
+        type BrainWeights = __m512i;
+
+        #[inline(always)]
+        fn brain_weights(self, pair: &BrainPair) -> __m512i {
+            cast(pair.0)
+        }
+
+        #[inline(always)]
+        fn add_brain_products(self, sums: __m512, value: u32, weights: __m512i) -> __m512 {
+            // SAFETY: by `detect`; any bits are numbers in bf16.
+            unsafe {
+                let value: __m512bh = transmute(_mm512_set1_epi32(value.cast_signed()));
+                _mm512_dpbf16_ps(sums, value, transmute::<__m512i, __m512bh>(weights))
+            }
+        }
 
         #[inline(always)]
         fn add_whole_products(self, sums: __m512i, value: i32, weights: __m512i) -> __m512i {
