@@ -3,8 +3,9 @@
 ``python tests/bench/compare.py [--sizes base,small] [--rounds 3] [--seconds 1.5] [--int8]`` after ``cargo build --release``. Needs requirements.txt.
 
 Each program is first tried with every batch size (and the peers with one thread, with two, and as two processes of one thread). Then the best
-setting of each is measured again and again in turn, one program after the other, and the best round of each counts: on a machine that others
-use, too, that is the round which was disturbed least. Streams are by the wall clock. Waxwing's sessions have mixed ages, the peers' one age.
+setting of each is measured again and again in turn, one program after the other. Of each the best round is printed, on a machine that others
+use, too, the one which was disturbed least, and the ratio to torchaudio twice: of the best rounds, and the median of the ratios within a round,
+which lie seconds apart. Streams are by the wall clock. Waxwing's sessions have mixed ages, the peers' one age.
 
 The roofline is the faster of two matrix products of this machine's cores, Waxwing's own and torch's, in a size that fits the cache.
 """
@@ -12,6 +13,7 @@ The roofline is the faster of two matrix products of this machine's cores, Waxwi
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -151,14 +153,15 @@ def report(programs, best, rounds, torch_peak):
     print(f"roofline of {THREADS} cores: {peak / 1e9:.1f} G multiply-adds/s (own product {own_peak / 1e9:.1f}, torch's {torch_peak / 1e9:.1f}); "
           f"a stream needs {per_stream / 1e9:.2f}")
     reference = max(rounds["torchaudio"])
-    print("| program | best setting | streams | rounds | % of roofline | × torchaudio |")
-    print("|---|---|---|---|---|---|")
+    print("| program | best setting | streams | rounds | % of roofline | × torchaudio | median of rounds |")
+    print("|---|---|---|---|---|---|---|")
     result = {}
     for name, streams in rounds.items():
         spread, batch = best[name]
+        ratios = [own / torchaudio for own, torchaudio in zip(streams, rounds["torchaudio"], strict=True)]
         each = ", ".join(f"{value:.1f}" for value in streams)
         print(f"| {name} | {spread}, batch {batch} | {max(streams):.1f} | {each} | {100 * max(streams) * per_stream / peak:.0f} "
-              f"| {max(streams) / reference:.2f} |", flush=True)
+              f"| {max(streams) / reference:.2f} | {statistics.median(ratios):.2f} |", flush=True)
         result[name] = {"spread": spread, "batch": batch, "streams": streams}
     return result | {"peak": peak}
 
