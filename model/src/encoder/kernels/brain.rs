@@ -4,18 +4,14 @@
 //! but with half the weights to fetch. Sums are rounded, so processors differ in the last digits.
 
 use super::lanes::{BrainPair, COLUMNS, Instructions, Lanes, LanesWork};
-use super::tile::{Target, TileWork, apart, in_tiles};
+use super::tile::{Outputs, Target, TileWork, apart, in_tiles};
 use super::vectorised;
-
-/// Bytes of rounded inputs that pass all panels before the next: a part of the second-level cache.
-const INPUT_BYTES: usize = 128 * 1024;
 
 /// A layer's weights.
 pub(super) struct Brain {
     /// For each panel of [`COLUMNS`] outputs: a row for each two inputs.
     weight: Vec<BrainPair>,
     inputs: usize,
-    outputs: usize,
 }
 
 /// Inputs of a step in bf16, `(rows, pairs)`: two in each number, the first one in the low half. Kept from step to step.
@@ -52,7 +48,6 @@ impl Brain {
         Self {
             weight: packed.collect(),
             inputs,
-            outputs,
         }
     }
 
@@ -61,33 +56,20 @@ impl Brain {
         &self,
         instructions: Instructions,
         input: &[f32],
-        bias: &[[f32; COLUMNS]],
-        output: &mut [f32],
-        keeps: bool,
+        output: Outputs<'_>,
         scratch: &mut BrainRows,
     ) {
         let pairs = self.inputs.div_ceil(2);
         scratch.fill(input, self.inputs);
         let rows = input.len() / self.inputs;
-        let some = (INPUT_BYTES / (pairs * size_of::<u32>())).max(1);
-        for begin in (0..rows).step_by(some) {
-            let rows = some.min(rows - begin);
-            for (panel, weights) in self.weight.chunks_exact(pairs).enumerate() {
-                let column = panel * COLUMNS;
-                instructions.run(BrainPanel {
-                    pairs: &scratch.0[begin * pairs..],
-                    rows,
-                    weights,
-                    target: Target {
-                        output: &mut output[begin * self.outputs + column..],
-                        stride: self.outputs,
-                        columns: COLUMNS.min(self.outputs - column),
-                        keeps,
-                        bias: Some(&bias[panel]),
-                    },
-                });
-            }
-        }
+        output.by_panels(rows, pairs * size_of::<u32>(), |begin, rows, panel, target| {
+            instructions.run(BrainPanel {
+                pairs: &scratch.0[begin * pairs..],
+                rows,
+                weights: &self.weight[panel * pairs..][..pairs],
+                target,
+            });
+        });
     }
 }
 

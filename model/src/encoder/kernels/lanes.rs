@@ -278,10 +278,6 @@ impl Lanes for Plain {
 }
 
 #[cfg(test)]
-#[expect(
-    clippy::print_stdout,
-    reason = "tells which kinds of processor this machine could try"
-)]
 mod tests {
     use super::*;
 

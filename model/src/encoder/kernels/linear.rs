@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use super::brain::{Brain, BrainRows};
 use super::lanes::{COLUMNS, Instructions, PanelRow};
 use super::quantised::{MOST_INPUTS, Quantised, QuantisedRows};
-use super::tile::{FloatPanel, Target};
+use super::tile::{FloatPanel, Outputs, Target};
 use crate::precision::Precision;
 
 /// Inputs of a piece: 16 KiB of weights, half of the innermost cache of common processors.
@@ -97,13 +97,19 @@ impl Linear {
             return;
         }
         let (input, output) = (&input[..rows * self.inputs], &mut output[..rows * self.outputs]);
+        let outputs = |values| Outputs {
+            values,
+            width: self.outputs,
+            bias: &self.bias,
+            keeps: adding,
+        };
         match &self.weight {
             Weight::Float(weight) => self.multiply_floats(weight, rows, input, output, adding),
             Weight::Brain(weight) => HALVED.with_borrow_mut(|scratch| {
-                weight.multiply(self.instructions, input, &self.bias, output, adding, scratch);
+                weight.multiply(self.instructions, input, outputs(output), scratch);
             }),
             Weight::Whole(weight) => ROUNDED.with_borrow_mut(|scratch| {
-                weight.multiply(self.instructions, input, &self.bias, output, adding, scratch);
+                weight.multiply(self.instructions, input, outputs(output), scratch);
             }),
         }
     }

@@ -7,15 +7,13 @@
 //! every processor gives the same bits, and a row's result does not depend on its neighbours.
 
 use super::lanes::{COLUMNS, Instructions, Lanes, LanesWork, PanelPair};
-use super::tile::{Target, TileWork, apart, in_tiles};
+use super::tile::{Outputs, Target, TileWork, apart, in_tiles};
 use super::vectorised;
 
 /// Greatest weight. −128 is not used, so that signs are alike.
 const WEIGHT_LIMIT: f32 = 127.0;
 /// Least value that a row's greatest weight may be given.
 const LEAST_GREATEST_WEIGHT: u8 = 112;
-/// Bytes of rounded inputs that pass all panels before the next: a part of the second-level cache.
-const INPUT_BYTES: usize = 128 * 1024;
 /// Greatest input: with it, 8,192 products of the greatest weight fit 32 bits.
 const INPUT_LIMIT: f32 = 2047.0;
 /// Most inputs that a layer may have, by the limits above.
@@ -28,7 +26,6 @@ pub(super) struct Quantised {
     /// Value of a weight's unit, for each output.
     scales: Vec<[f32; COLUMNS]>,
     inputs: usize,
-    outputs: usize,
 }
 
 /// Inputs of a step in whole numbers; kept from step to step.
@@ -69,7 +66,6 @@ impl Quantised {
                 })
                 .collect(),
             inputs,
-            outputs,
         }
     }
 
@@ -78,35 +74,22 @@ impl Quantised {
         &self,
         instructions: Instructions,
         input: &[f32],
-        bias: &[[f32; COLUMNS]],
-        output: &mut [f32],
-        keeps: bool,
+        output: Outputs<'_>,
         scratch: &mut QuantisedRows,
     ) {
         let pairs = self.inputs.div_ceil(2);
         scratch.fill(input, self.inputs);
         let rows = input.len() / self.inputs;
-        let some = (INPUT_BYTES / (pairs * size_of::<i32>())).max(1);
-        for begin in (0..rows).step_by(some) {
-            let rows = some.min(rows - begin);
-            for (panel, weights) in self.weight.chunks_exact(pairs).enumerate() {
-                let column = panel * COLUMNS;
-                instructions.run(WholePanel {
-                    pairs: &scratch.pairs[begin * pairs..],
-                    row_scales: &scratch.scales[begin..],
-                    rows,
-                    weights,
-                    scales: &self.scales[panel],
-                    target: Target {
-                        output: &mut output[begin * self.outputs + column..],
-                        stride: self.outputs,
-                        columns: COLUMNS.min(self.outputs - column),
-                        keeps,
-                        bias: Some(&bias[panel]),
-                    },
-                });
-            }
-        }
+        output.by_panels(rows, pairs * size_of::<i32>(), |begin, rows, panel, target| {
+            instructions.run(WholePanel {
+                pairs: &scratch.pairs[begin * pairs..],
+                row_scales: &scratch.scales[begin..],
+                rows,
+                weights: &self.weight[panel * pairs..][..pairs],
+                scales: &self.scales[panel],
+                target,
+            });
+        });
     }
 }
 

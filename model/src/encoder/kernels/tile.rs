@@ -46,6 +46,45 @@ impl Target<'_> {
     }
 }
 
+/// Bytes of rounded inputs that pass all panels before the next: a part of the second-level cache.
+const INPUT_BYTES: usize = 128 * 1024;
+
+/// Where a layer of whole panels, each of all inputs, puts its products.
+pub(super) struct Outputs<'a> {
+    /// `(rows, width)`.
+    pub(super) values: &'a mut [f32],
+    pub(super) width: usize,
+    /// For each panel.
+    pub(super) bias: &'a [[f32; COLUMNS]],
+    /// Whether to add to what is there.
+    pub(super) keeps: bool,
+}
+
+impl Outputs<'_> {
+    /// Has every panel multiplied with all rows, as many at a time as stay in the cache: `multiply` gets the first of them, their number and the panel.
+    pub(super) fn by_panels(
+        self,
+        rows: usize,
+        bytes_of_row: usize,
+        mut multiply: impl FnMut(usize, usize, usize, Target<'_>),
+    ) {
+        let some = (INPUT_BYTES / bytes_of_row.max(1)).max(1);
+        for begin in (0..rows).step_by(some) {
+            for (panel, bias) in self.bias.iter().enumerate() {
+                let column = panel * COLUMNS;
+                let target = Target {
+                    output: &mut self.values[begin * self.width + column..],
+                    stride: self.width,
+                    columns: COLUMNS.min(self.width - column),
+                    keeps: self.keeps,
+                    bias: Some(bias),
+                };
+                multiply(begin, some.min(rows - begin), panel, target);
+            }
+        }
+    }
+}
+
 /// Work on a number of rows, a few at a time.
 pub(super) trait TileWork {
     /// Does rows `first..first + N`. To be inlined always.
