@@ -3,8 +3,8 @@
 //! Where the processor has AVX-512 BF16 one instruction adds two products; elsewhere the halves are widened and multiplied as `f32`, at that speed,
 //! but with half the weights to fetch. Sums are rounded, so processors differ in the last digits.
 
-use super::lanes::{BrainPair, COLUMNS, Instructions, Lanes, LanesWork};
-use super::tile::{Outputs, Target, TileWork, apart, in_tiles};
+use super::lanes::{BrainPair, Instructions, Lanes, LanesWork};
+use super::tile::{Outputs, Target, TileWork, apart, in_tiles, pack_pairs};
 use super::vectorised;
 
 /// A layer's weights.
@@ -30,23 +30,9 @@ impl Brain {
     /// From PyTorch's layout, `(outputs, inputs)`.
     pub(super) fn new(weight: &[f32], inputs: usize) -> Self {
         let outputs = weight.len() / inputs;
-        let half = |output: usize, input: usize| -> u16 {
-            if output < outputs && input < inputs {
-                rounded(weight[output * inputs + input]) as u16
-            } else {
-                0
-            }
-        };
-        let panels = outputs.div_ceil(COLUMNS);
-        let packed = (0..panels).flat_map(|panel| (0..inputs.div_ceil(2)).map(move |pair| (panel, pair)));
-        let packed = packed.map(|(panel, pair)| {
-            BrainPair(std::array::from_fn(|column| {
-                let output = panel * COLUMNS + column;
-                [half(output, 2 * pair), half(output, 2 * pair + 1)]
-            }))
-        });
+        let half = |output: usize, input: usize| rounded(weight[output * inputs + input]) as u16;
         Self {
-            weight: packed.collect(),
+            weight: pack_pairs(outputs, inputs, half, BrainPair),
             inputs,
         }
     }

@@ -7,11 +7,13 @@
 //! every processor gives the same bits, and a row's result does not depend on its neighbours.
 
 use super::lanes::{COLUMNS, Instructions, Lanes, LanesWork, PanelPair};
-use super::tile::{Outputs, Target, TileWork, apart, in_tiles};
+use super::tile::{Outputs, Target, TileWork, apart, in_tiles, pack_pairs};
 use super::vectorised;
 
 /// Greatest weight. −128 is not used, so that signs are alike.
 const WEIGHT_LIMIT: f32 = 127.0;
+/// Mean square of what rounding loses, in units, that is the arithmetic's own error.
+const EXACT: f32 = 1e-8;
 /// Least value that a row's greatest weight may be given.
 const LEAST_GREATEST_WEIGHT: u8 = 112;
 /// Greatest input: with it, 8,192 products of the greatest weight fit 32 bits.
@@ -41,26 +43,17 @@ impl Quantised {
     /// From PyTorch's layout, `(outputs, inputs)`.
     pub(super) fn new(weight: &[f32], inputs: usize) -> Self {
         let outputs = weight.len() / inputs;
-        let panels = outputs.div_ceil(COLUMNS);
         let scales: Vec<f32> = weight.chunks_exact(inputs).map(best_scale).collect();
         let rounded = |output: usize, input: usize| -> i8 {
-            if output < outputs && input < inputs && scales[output] > 0.0 {
+            if scales[output] > 0.0 {
                 (weight[output * inputs + input] / scales[output]).round_ties_even() as i8
             } else {
                 0
             }
         };
-        let pairs = inputs.div_ceil(2);
-        let packed = (0..panels).flat_map(|panel| (0..pairs).map(move |pair| (panel, pair)));
-        let packed = packed.map(|(panel, pair)| {
-            PanelPair(std::array::from_fn(|column| {
-                let output = panel * COLUMNS + column;
-                [rounded(output, 2 * pair), rounded(output, 2 * pair + 1)]
-            }))
-        });
         Self {
-            weight: packed.collect(),
-            scales: (0..panels)
+            weight: pack_pairs(outputs, inputs, rounded, PanelPair),
+            scales: (0..outputs.div_ceil(COLUMNS))
                 .map(|panel| {
                     std::array::from_fn(|column| scales.get(panel * COLUMNS + column).copied().unwrap_or(0.0))
                 })
@@ -102,6 +95,7 @@ fn best_scale(row: &[f32]) -> f32 {
     if most == 0.0 {
         return 0.0;
     }
+    // The sum of squares that are lost, in units.
     let lost = |scale: f32| -> f32 {
         let units_each = 1.0 / scale;
         let mut sums = [0.0f32; 8];
@@ -121,14 +115,21 @@ fn best_scale(row: &[f32]) -> f32 {
                 lose(lane, value);
             }
         });
-        scale * scale * sums.iter().sum::<f32>()
+        sums.iter().sum()
     };
-    let choices = (LEAST_GREATEST_WEIGHT..=WEIGHT_LIMIT as u8).rev();
-    let choices = choices.map(|greatest| most / f32::from(greatest));
-    choices
-        .map(|scale| (lost(scale), scale))
-        .reduce(|best, found| if found.0 < best.0 { found } else { best })
-        .map_or(0.0, |(_, scale)| scale)
+    let (mut least, mut best) = (f32::INFINITY, most / WEIGHT_LIMIT);
+    for greatest in (LEAST_GREATEST_WEIGHT..=WEIGHT_LIMIT as u8).rev() {
+        let scale = most / f32::from(greatest);
+        let units = lost(scale);
+        if scale * scale * units < least {
+            (least, best) = (scale * scale * units, scale);
+        }
+        // It lies on this grid: no other can lose less, and a model is loaded the sooner.
+        if units < EXACT * row.len() as f32 {
+            break;
+        }
+    }
+    best
 }
 
 impl QuantisedRows {

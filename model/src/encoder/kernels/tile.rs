@@ -46,6 +46,32 @@ impl Target<'_> {
     }
 }
 
+/// Weights of two inputs for the columns of each panel, panel after panel: `of` says the one of an output and an input, and padding is 0.
+pub(super) fn pack_pairs<T: Copy + Default, P>(
+    outputs: usize,
+    inputs: usize,
+    of: impl Fn(usize, usize) -> T,
+    pair: fn([[T; 2]; COLUMNS]) -> P,
+) -> Vec<P> {
+    let of = |output: usize, input: usize| {
+        if output < outputs && input < inputs {
+            of(output, input)
+        } else {
+            T::default()
+        }
+    };
+    let pairs = inputs.div_ceil(2);
+    let places = (0..outputs.div_ceil(COLUMNS)).flat_map(|panel| (0..pairs).map(move |index| (panel, index)));
+    places
+        .map(|(panel, index)| {
+            pair(std::array::from_fn(|column| {
+                let output = panel * COLUMNS + column;
+                [of(output, 2 * index), of(output, 2 * index + 1)]
+            }))
+        })
+        .collect()
+}
+
 /// Bytes of rounded inputs that pass all panels before the next: a part of the second-level cache.
 const INPUT_BYTES: usize = 128 * 1024;
 

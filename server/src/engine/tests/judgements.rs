@@ -5,7 +5,7 @@ use waxwing_model::transcript::{Judgement, TextScorer, Transcriber};
 use super::*;
 
 /// Output frame of [`Fake`]: two feature frames.
-pub(super) const HEARD: usize = 2 * NUM_FEATURES;
+const HEARD: usize = 2 * NUM_FEATURES;
 
 /// What a scorer says of so many texts.
 type Says = fn(usize) -> Judgement;
@@ -68,9 +68,9 @@ impl TextScorer for Scorer {
 }
 
 /// [`Fake`] with a second listener.
-struct Judged {
-    fake: Arc<Fake>,
-    scorer: Arc<Scorer>,
+pub(super) struct Judged {
+    pub(super) fake: Arc<Fake>,
+    pub(super) scorer: Arc<Scorer>,
 }
 
 impl StepModel for Judged {

@@ -60,6 +60,8 @@ pub(crate) struct Fake {
     /// The next look at the geometry panics: a stand-in for a bug outside the step.
     pub(crate) panic_outside: AtomicBool,
     hears_whole: bool,
+    /// Output frames of a segment that are heard; the rest is silence to it.
+    heard_frames: usize,
 }
 
 impl Fake {
@@ -68,21 +70,27 @@ impl Fake {
     }
 
     pub(crate) fn named(id: &'static str) -> Arc<Self> {
-        Self::make(id, false)
+        Self::make(id, false, 8, usize::MAX)
+    }
+
+    /// One with segments of 1.6 s that hears their first 60 ms only: whatever it hears, an utterance ends in every segment.
+    pub(crate) fn short_spoken() -> Arc<Self> {
+        Self::make("short-spoken", false, 160, 3)
     }
 
     /// One that cannot stream; it says of the same audio what the others say.
     pub(crate) fn hearing_whole(id: &'static str) -> Arc<Self> {
-        Self::make(id, true)
+        Self::make(id, true, 2, usize::MAX)
     }
 
-    fn make(id: &'static str, hears_whole: bool) -> Arc<Self> {
+    fn make(id: &'static str, hears_whole: bool, segment_frames: usize, heard_frames: usize) -> Arc<Self> {
         Arc::new(Self {
             id,
             hears_whole,
+            heard_frames,
             geometry: Geometry {
                 num_features: NUM_FEATURES,
-                segment_frames: if hears_whole { 2 } else { 8 },
+                segment_frames,
                 lookahead_frames: 4,
                 subsampling: 2,
                 output_dim: CLASSES,
@@ -124,10 +132,11 @@ impl Fake {
 
     /// The log-probs of these frames behind frames of so much loudness.
     fn say(&self, frames: &[f32], sum: &mut f32, output: &mut Vec<f32>) {
-        for pair in frames.chunks(self.geometry.subsampling * NUM_FEATURES) {
+        let pairs = frames.chunks(self.geometry.subsampling * NUM_FEATURES);
+        for (index, pair) in pairs.enumerate() {
             let loudness = pair.iter().sum::<f32>() / pair.len() as f32;
             *sum += loudness;
-            let class = if loudness < SPEECH {
+            let class = if loudness < SPEECH || index >= self.heard_frames {
                 0
             } else {
                 1 + (sum.abs() * 3.0) as usize % (CLASSES - 1)

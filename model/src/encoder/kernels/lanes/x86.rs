@@ -317,7 +317,7 @@ pub(crate) struct Avx512Vnni(V4);
 
 /// Proof that the processor has what [`Avx512Vnni`] stands for, and AVX-512 BF16.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Avx512Bf16(V4);
+pub(crate) struct Avx512Bf16(Avx512Vnni);
 
 #[expect(
     unsafe_code,
@@ -402,7 +402,7 @@ mod beyond_pulp {
     impl Avx512Bf16 {
         pub(crate) fn detect() -> Option<Self> {
             let simd = Avx512Vnni::detect()?;
-            std::is_x86_feature_detected!("avx512bf16").then_some(Self(simd.0))
+            std::is_x86_feature_detected!("avx512bf16").then_some(Self(simd))
         }
 
         pub(crate) fn run(self, work: impl LanesWork) {
@@ -418,8 +418,8 @@ mod beyond_pulp {
     }
 
     impl Lanes for Avx512Bf16 {
-        eight_by_avx2!(simd => simd.0);
-        sums_by_avx512!(simd => simd.0);
+        eight_by_avx2!(simd => simd.0.0);
+        sums_by_avx512!(simd => simd.0.0);
 
         type BrainWeights = __m512i;
 
@@ -439,8 +439,7 @@ mod beyond_pulp {
 
         #[inline(always)]
         fn add_whole_products(self, sums: __m512i, value: i32, weights: __m512i) -> __m512i {
-            // SAFETY: by `detect`.
-            unsafe { _mm512_dpwssd_epi32(sums, _mm512_set1_epi32(value), weights) }
+            self.0.add_whole_products(sums, value, weights)
         }
     }
 }
