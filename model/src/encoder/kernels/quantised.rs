@@ -46,7 +46,7 @@ impl Quantised {
         let scales: Vec<f32> = weight.chunks_exact(inputs).map(best_scale).collect();
         let rounded = |output: usize, input: usize| -> i8 {
             if scales[output] > 0.0 {
-                (weight[output * inputs + input] / scales[output]).round_ties_even() as i8
+                nearest(weight[output * inputs + input] / scales[output]) as i8
             } else {
                 0
             }
@@ -84,6 +84,17 @@ impl Quantised {
             });
         });
     }
+}
+
+/// The nearest whole number, of two the even one, for units below 2^22: without a call where the processor's rounding is not at hand.
+#[inline(always)]
+fn nearest(units: f32) -> i32 {
+    // Adding 1.5 · 2^23 rounds to a whole number and leaves it in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    (units + ROUND)
+        .to_bits()
+        .wrapping_sub(ROUND.to_bits())
+        .cast_signed()
 }
 
 /// Value of a unit with which rounding a row of weights loses least, of those that use nearly all of the range.
@@ -149,8 +160,6 @@ impl QuantisedRows {
 /// Rounds one row and gives the value of its unit; NaN for a row that holds a value that is not finite.
 #[inline(always)]
 fn round_row(row: &[f32], pairs: &mut [i32]) -> f32 {
-    // Adding 1.5 · 2^23 rounds to a whole number and leaves it in the low bits.
-    const ROUND: f32 = 12_582_912.0;
     let (chunks, rest) = row.as_chunks::<8>();
     let (mut most, mut taint) = ([0.0f32; 8], [0.0f32; 8]);
     let mut look = |lane: usize, value: f32| {
@@ -174,8 +183,7 @@ fn round_row(row: &[f32], pairs: &mut [i32]) -> f32 {
     } else {
         0.0
     };
-    let whole =
-        |value: f32| -> u32 { (value * factor + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) & 0xffff };
+    let whole = |value: f32| -> u32 { nearest(value * factor).cast_unsigned() & 0xffff };
     let (twos, rest) = row.as_chunks::<2>();
     for (pair, &[low, high]) in pairs.iter_mut().zip(twos) {
         *pair = (whole(low) | whole(high) << 16) as i32;
