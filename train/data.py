@@ -16,13 +16,38 @@ RECORDED = ("queen", "sky")                                   # sources of recor
 RATIOS = ((9, 10), (15, 16), (24, 25), (25, 24), (16, 15), (10, 9))
 
 
+class BytePairs:
+    """Words to pieces by a list of byte-pair pieces, of which earlier ones join first, as SentencePiece does it: for a model directory, which has the list only."""
+
+    def __init__(self, ids):
+        self.ids, self.known = ids, {}
+
+    def word(self, word):
+        parts = list(word)
+        while len(parts) > 1:
+            rank, at = min((self.ids.get(left + right, len(self.ids)), i) for i, (left, right) in enumerate(zip(parts, parts[1:])))
+            if rank == len(self.ids):
+                break
+            parts[at:at + 2] = [parts[at] + parts[at + 1]]
+        return [self.ids[part] for part in parts]
+
+    def encode(self, text):
+        for word in text.split():
+            if word not in self.known:
+                self.known[word] = self.word("▁" + word)
+        return [piece for word in text.split() for piece in self.known[word]]
+
+
 class Tokens:
-    """Classes of a CTC head: ``<blank>`` first, then characters, or the pieces of a SentencePiece model. Words begin with ``▁``."""
+    """Classes of a CTC head: ``<blank>`` first, then characters, or the pieces of a SentencePiece model or of a model's ``tokens.txt``. Words begin with ``▁``."""
 
     def __init__(self, pieces=None):
         self.processor = None
         self.names = ["<blank>", "▁", "'"] + [chr(97 + i) for i in range(26)]
-        if pieces:
+        if pieces and Path(pieces).suffix == ".txt":
+            self.names = Path(pieces).read_text(encoding="utf-8").splitlines()
+            self.processor = BytePairs({name: i for i, name in enumerate(self.names)})
+        elif pieces:
             import sentencepiece
             self.processor = sentencepiece.SentencePieceProcessor(model_file=str(pieces))
             self.names = ["<blank>"] + [self.processor.id_to_piece(i) for i in range(1, self.processor.get_piece_size())]

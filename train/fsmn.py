@@ -1,7 +1,10 @@
-"""The small model: a Deep-FSMN (Zhang et al. 2018, arXiv:1803.05030) over stacked log-mel frames, with a CTC head.
+"""The small model: a Deep-FSMN (Zhang et al. 2018, arXiv:1803.05030) that begins with the larger model's ears, and a CTC head.
 
-Layer *l* computes ``f = norm(relu(linear(x)))``, ``p = project(f)`` and ``m_t = p_t + sum a_i * p_{t-i} + sum c_j * p_{t+j}``, and adds what the layer before gave:
-the very network that ``deep-fsmn`` names in a model directory. Zeros stand before the first frame. A frame needs ``lookahead`` frames behind it and nothing else of
+* The stem: the two convolutions of Whisper's encoder, over the seven log-mel frames around every fourth. They give two frames of 20 ms, which are joined by a weighted sum: a frame for 40 ms.
+* Layers as in the paper, ``p = project(gelu(linear(norm(x))))`` and ``m_t = x_t + p_t + sum a_i * p_{t-i} + sum c_j * p_{t+j}``, two for each of the larger model's: the first, which looks further ahead,
+  does what attention does there, the second begins with the most important units of its feed-forward part. So the stream between layers is the larger model's, and each pair can be shown what it should be.
+
+It is the very network that ``deep-fsmn`` names in a model directory. Zeros stand before the first frame of a memory. A frame needs ``lookahead`` frames behind it and nothing else of
 the future, so whole utterances give exactly what streaming gives.
 """
 
@@ -10,14 +13,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from features import HOP, features
-from model import DIM as TEACHER_DIM
+from model import DIM
 
-STACK, STRIDE, NUM_MELS = 7, 4, 80                            # frames side by side; from one stacked frame to the next
+STACK, STRIDE, NUM_MELS, TAPS = 7, 4, 80, 3                    # frames side by side; from one stacked frame to the next; frames that a convolution sees
 HOP_SAMPLES = STRIDE * HOP                                     # of a stacked frame: 40 ms
+STEM = {"frames": STACK, "convolutions": [{"taps": TAPS, "stride": 1, "dim": DIM}, {"taps": TAPS, "stride": 2, "dim": DIM}]}
+JOINED = 2                                                     # frames that the stem gives for a stacked one
 SEGMENT = 6
-HIDDEN, MEMORY, OUTPUT, LEFT_ORDER = 384, 192, 320, 10
-RIGHT_ORDERS = [1] * 6 + [2] * 6
-MIDDLE, TAUGHT = 6, 10                                         # layers behind which a second CTC head and the teacher's head listen while training
+PAIRS, LEFT_ORDER = 5, 10                                      # of layers; taps on the current frame and back
+HIDDEN = [128, 272] * PAIRS
+RIGHT_ORDERS = [3, 1] * 3 + [3, 0] * 2
 
 
 def stacked(spectrum):
@@ -38,45 +43,59 @@ class Linear(nn.Linear):
         return F.linear(x, self.weight + ((self.weight / scale).round() * scale - self.weight).detach(), self.bias)
 
 
-class Layer(nn.Module):
-    def __init__(self, inputs, right_order):
+class Stem(nn.Module):
+    """(batch, frames, 560) -> (batch, frames, DIM)."""
+
+    def __init__(self):
         super().__init__()
-        self.linear, self.norm, self.project = Linear(inputs, HIDDEN), nn.LayerNorm(HIDDEN), Linear(HIDDEN, MEMORY, bias=False)
-        self.conv1, self.conv2 = nn.Module(), nn.Module()
-        self.conv1.weight = nn.Parameter(torch.randn(MEMORY, 1, LEFT_ORDER, 1) * 0.05)
-        self.conv2.weight = nn.Parameter(torch.randn(MEMORY, 1, right_order, 1) * 0.05)
-        self.right_order = right_order
-        nn.init.normal_(self.project.weight, std=0.5 * HIDDEN ** -0.5)
+        self.convolutions = nn.ModuleList(Linear(TAPS * inputs, DIM) for inputs in (NUM_MELS, DIM))
+        self.joined = nn.Module()
+        self.joined.weight = nn.Parameter(torch.full((JOINED, DIM), 1 / JOINED))
 
     def forward(self, x):
-        memory = self.project(self.norm(F.relu(self.linear(x))))
-        window = F.pad(memory, (0, 0, LEFT_ORDER - 1, self.right_order)).transpose(1, 2).unsqueeze(2)
-        taps = torch.cat([self.conv1.weight, self.conv2.weight], 2).transpose(2, 3)
-        remembered = memory + F.conv2d(window, taps, groups=MEMORY).squeeze(2).transpose(1, 2)
-        return remembered + x if x.shape[-1] == MEMORY else remembered
+        batch, frames = x.shape[:2]
+        x = x.reshape(batch * frames, STACK, NUM_MELS)
+        for convolution, shape in zip(self.convolutions, STEM["convolutions"]):
+            windows = x.unfold(1, shape["taps"], shape["stride"]).transpose(2, 3)
+            x = F.gelu(convolution(windows.reshape(-1, convolution.in_features))).view(len(x), -1, DIM)
+        return (x * self.joined.weight).sum(1).unflatten(0, (batch, frames))
+
+
+class Layer(nn.Module):
+    def __init__(self, hidden, right_order):
+        super().__init__()
+        self.input_norm, self.linear, self.project = nn.LayerNorm(DIM), Linear(DIM, hidden), Linear(hidden, DIM)
+        self.conv1, self.conv2 = nn.Module(), nn.Module()
+        self.conv1.weight = nn.Parameter(torch.randn(DIM, 1, LEFT_ORDER, 1) * 0.02)
+        self.conv2.weight = nn.Parameter(torch.randn(DIM, 1, right_order, 1) * 0.02) if right_order else None
+        self.right_order = right_order
+        nn.init.normal_(self.project.weight, std=0.3 * hidden ** -0.5), nn.init.zeros_(self.project.bias)
+
+    def forward(self, x):
+        memory = self.project(F.gelu(self.linear(self.input_norm(x))))
+        taps = torch.cat([self.conv1.weight, self.conv2.weight], 2) if self.right_order else self.conv1.weight
+        window = F.pad(memory.transpose(1, 2), (LEFT_ORDER - 1, self.right_order))
+        return x + memory + F.conv1d(window, taps.squeeze(3), groups=DIM).transpose(1, 2)
 
 
 class DeepFsmn(nn.Module):
-    """(batch, frames, 560) stacked features to log-probabilities. The heads ``middle`` and ``taught`` serve training only."""
+    """(batch, frames, 560) stacked features to log-probabilities."""
 
     geometry = (SEGMENT, sum(RIGHT_ORDERS))
 
     def __init__(self, classes):
         super().__init__()
-        self.layers = nn.ModuleList(Layer(MEMORY if i else STACK * NUM_MELS, right) for i, right in enumerate(RIGHT_ORDERS))
-        self.output_layers = nn.ModuleList([Linear(MEMORY, OUTPUT)])
-        self.head, self.middle, self.taught = Linear(OUTPUT, classes), nn.Linear(MEMORY, classes), nn.Linear(MEMORY, TEACHER_DIM)
+        self.stem = Stem()
+        self.layers = nn.ModuleList(Layer(hidden, right) for hidden, right in zip(HIDDEN, RIGHT_ORDERS))
+        self.norm, self.head = nn.LayerNorm(DIM), Linear(DIM, classes)
 
     def lessons(self, x):
-        """(log-probabilities, those of the middle head, what the teacher's output is taken to be)."""
-        middle = taught = None
+        """(log-probabilities, what stands behind each pair of layers)."""
+        x, behind = self.stem(x), []
         for i, layer in enumerate(self.layers, 1):
             x = layer(x)
-            middle = self.middle(x).log_softmax(-1) if i == MIDDLE else middle
-            taught = self.taught(x) if i == TAUGHT else taught
-        for layer in self.output_layers:
-            x = F.relu(layer(x))
-        return self.head(x).log_softmax(-1), middle, taught
+            behind += [x] if i % 2 == 0 else []
+        return self.head(self.norm(x)).log_softmax(-1), behind
 
     def forward(self, spectrum):
         """(1, 4 (frames + lookahead), 80) log-mel -> {"ctc": (1, frames, classes)}."""
@@ -90,12 +109,43 @@ class DeepFsmn(nn.Module):
         return features(samples, STRIDE * (frames + lookahead), log_floor)
 
 
+@torch.no_grad()
+def inherit(pupil, teacher, spectra):
+    """Copies the stem, the head where it fits, and the feed-forward units that matter most from a `model.Model`: those with the greatest mean square of activation times the norm of what they add."""
+    energy = {}
+
+    def watch(index):
+        def hook(part, inputs, output):
+            energy[index] = energy.get(index, 0) + F.gelu(output).square().flatten(0, -2).sum(0)
+        return hook
+
+    hooks = [layer.pos_ff[1].register_forward_hook(watch(i)) for i, layer in enumerate(teacher.emformer_layers)]
+    for spectrum in spectra:
+        teacher(spectrum[None])
+    for hook in hooks:
+        hook.remove()
+    for own, name in zip(pupil.stem.convolutions, ("conv1", "conv2")):
+        own.weight.copy_(teacher.stem[name].weight.transpose(1, 2).flatten(1)), own.bias.copy_(teacher.stem[name].bias)
+    for i, layer in enumerate(teacher.emformer_layers):
+        attention, own = pupil.layers[2 * i], pupil.layers[2 * i + 1]
+        norm, first, second = layer.pos_ff[0], layer.pos_ff[1], layer.pos_ff[4]
+        attention.input_norm.load_state_dict(layer.layer_norm_input.state_dict()), own.input_norm.load_state_dict(norm.state_dict())
+        importance = energy[i] * second.weight.square().sum(0)
+        kept = importance.topk(own.linear.out_features).indices.sort().values
+        own.linear.weight.copy_(first.weight[kept]), own.linear.bias.copy_(first.bias[kept])
+        own.project.weight.copy_(second.weight[:, kept]), own.project.bias.copy_(second.bias)
+        own.conv1.weight.zero_()
+        if own.right_order:
+            own.conv2.weight.zero_()
+    pupil.norm.load_state_dict(teacher.layer_norm.state_dict())
+    pupil.head.load_state_dict(teacher.heads["ctc"].state_dict())
+
+
 def config(log_floor, left, n_fft, rate):
     """``config.json`` of the exported model."""
-    layers = [{"hidden_dim": HIDDEN, "memory_dim": MEMORY, "left_order": LEFT_ORDER, "right_order": right} | ({"skip_from": i} if i else {})
-              for i, right in enumerate(RIGHT_ORDERS)]
+    layers = [{"hidden_dim": hidden, "memory_dim": DIM, "left_order": LEFT_ORDER, "right_order": right, "skip_from": i} for i, (hidden, right) in enumerate(zip(HIDDEN, RIGHT_ORDERS))]
     return {"format": 1, "id": "en-fsmn", "architecture": "deep-fsmn", "language": "en", "sample_rate": rate,
             "features": {"type": "streaming_log_mel", "num_mels": NUM_MELS, "n_fft": n_fft, "hop": HOP, "left_padding": left, "log_floor": log_floor,
                          "lfr": {"stack": STACK, "stride": STRIDE}},
-            "encoder": {"input_dim": STACK * NUM_MELS, "layers": layers, "layer_norm": True, "output_layers": [OUTPUT], "segment_length": SEGMENT},
+            "encoder": {"input_dim": STACK * NUM_MELS, "stem": STEM, "layers": layers, "input_norm": True, "projection_bias": True, "activation": "gelu", "segment_length": SEGMENT},
             "ctc": {"blank": 0}, "license": "MIT AND Apache-2.0"}

@@ -1,35 +1,37 @@
-"""What the small model is taught from: recordings with their words, and what the first model says of every frame of them.
+"""What the small model is taught from: recordings with their words, and what the larger model says of every frame of them.
 
-``python lessons.py --speech FOLDER --whisper FILE --first DIRECTORY --pieces MODEL`` lets the teachers hear finished shards once, undisturbed, whole utterances, and writes
-two files beside each, a frame for 40 ms, utterances back to back:
+``python lessons.py --speech FOLDER --teacher DIRECTORY`` lets the larger model hear finished shards once, undisturbed, as it is served, and writes two files beside each,
+a frame for 40 ms, utterances back to back:
 
-* ``shard-N.teacher``, (frames, 384) f16: what Whisper's encoder, with which the second listener hears, says of the whole utterance and half a second of silence behind it;
-* ``shard-N.posteriors``, (frames) of `POSTERIORS`: the most probable word pieces by the streaming encoder, of two frames of 20 ms each piece's higher probability.
+* ``shard-N.states``, (frames, 5, 384) f16: what stands behind each of its layers, without the positions that were added in front, the mean of two frames of 20 ms;
+* ``shard-N.posteriors``, (frames) of `POSTERIORS`: the most probable word pieces, of two frames each piece's higher probability.
 
 The pupil hears the same utterance in ever new disguises and is asked for the same frames.
 """
 
 import argparse
+import fcntl
 import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.signal import resample_poly
+from torch.nn import functional as F
 
 import evaluate
 from augmentation import RATE, augment, mask, pause
-from data import RATIOS, RECORDED, Batches, Tokens
+from data import RATIOS, RECORDED, Batches
 from features import HOP, LOG_FLOOR, features
-from fsmn import HOP_SAMPLES, STRIDE, DeepFsmn, stacked
-from model import DIM, Model, load_whisper
+from fsmn import HOP_SAMPLES, PAIRS, STRIDE, DeepFsmn, stacked
+from model import DIM
 from progress import Progress
 
 MOST = 8                                                       # word pieces kept of a frame
 POSTERIORS = np.dtype([("ids", "u1", MOST), ("probabilities", "<f2", MOST)])
-WHOLE, LIKELY = ".teacher", ".posteriors"
-TEACHERS = {WHOLE: (np.float16, (DIM,)), LIKELY: (POSTERIORS, ())}
-SILENCE_FRAMES = 25                                            # behind an utterance, of 20 ms
+STATES, LIKELY = ".states", ".posteriors"
+TEACHERS = {STATES: (np.float16, (PAIRS, DIM)), LIKELY: (POSTERIORS, ())}
+AHEAD = HOP                                                    # samples of silence in front of what the teacher hears: its frames of 40 ms are centred on the pupil's
 
 
 def frames_of(samples):
@@ -44,43 +46,52 @@ def utterances(path):
         yield torch.from_numpy(audio[first:first + count].astype(np.float32) / 32768)
 
 
-def whole(model, samples):
-    """(frames, 384) f16 of an utterance by Whisper's encoder."""
-    count = 2 * frames_of(len(samples))
-    spectrum = features(samples[None], 2 * (count + SILENCE_FRAMES) + 1)
-    return model.layer_norm(model.encode(spectrum, 0, "full"))[0, :count].unflatten(0, (-1, 2)).mean(1).half().numpy()
-
-
-def posteriors(model, places, samples):
-    """(frames) of POSTERIORS by the streaming encoder; ``places`` are its classes in the pupil's vocabulary."""
+def hear(model, samples):
+    """((frames, 5, 384) f16, (frames) of POSTERIORS) of an utterance."""
     count = frames_of(len(samples))
-    probabilities = model(model.spectrum(samples, LOG_FLOOR)[None])["ctc"][0, :2 * count].exp().unflatten(0, (-1, 2)).amax(1)
-    probabilities /= probabilities.sum(1, keepdim=True)
-    top = probabilities.topk(MOST, 1)
+    spectrum = model.spectrum(F.pad(samples, (AHEAD, 2 * HOP_SAMPLES)), LOG_FLOOR)[None]
+    x, visible = model.enter(spectrum)
+    states, positions = [], model.positions[torch.arange(2 * count) % len(model.positions)]
+
+    def joined(frames):
+        return frames[:2 * count].unflatten(0, (-1, 2))
+
+    for layer in range(len(model.emformer_layers)):
+        x = model.run(x, visible, [layer])
+        states.append((joined(model.utterance(x)[0]) - joined(positions)).mean(1))
+    log_probs = model.heads["ctc"](model.layer_norm(model.utterance(x)[0])).log_softmax(-1)
+    probabilities = joined(log_probs).exp().amax(1)
+    top = (probabilities / probabilities.sum(1, keepdim=True)).topk(MOST, 1)
     made = np.zeros(count, POSTERIORS)
-    made["ids"], made["probabilities"] = places[top.indices].numpy(), top.values.numpy()
-    return made
+    made["ids"], made["probabilities"] = top.indices.numpy(), top.values.numpy()
+    return torch.stack(states, 1).half().numpy(), made
 
 
 @torch.no_grad()
-def teach(speech, suffix, hear, hours):
-    """Writes what ``hear`` says of finished shards beside those that have no such file, recorded speech first, until they have it for ``hours``."""
-    torch.set_num_threads(1)
-    bar, heard = Progress(suffix[1:], hours, "h"), 0.0
+def teach(model, speech, hours):
+    """Writes what the teacher hears in finished shards beside those that have no such files, recorded speech first, until they have it for ``hours``. Several programs may share the work."""
+    bar, heard = Progress("teacher", hours, "h"), 0.0
     for path in sorted(speech.glob("shard-*.json"), key=lambda path: (path.stem[6:7].isdigit(), path.stem)):
         if heard >= hours:
             return
-        if not path.with_suffix(suffix).exists():
-            np.concatenate([hear(samples) for samples in utterances(path)]).tofile(path.with_suffix(suffix + ".tmp"))
-            path.with_suffix(suffix + ".tmp").rename(path.with_suffix(suffix))
+        files = [path.with_suffix(suffix) for suffix in TEACHERS]
+        with open(path) as shard:
+            try:
+                fcntl.flock(shard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue                                       # another program hears this one
+            if not files[-1].exists():
+                for file, frames in zip(files, zip(*(hear(model, samples) for samples in utterances(path)))):
+                    np.concatenate(frames).tofile(file.with_suffix(".tmp"))
+                    file.with_suffix(".tmp").rename(file)
         heard += path.with_suffix(".pcm").stat().st_size / 2 / RATE / 3600
         bar.at(heard)
 
 
 def scale(speech):
-    """Mean and spread (384) f32 of the teacher's frames, from the first shard that it has heard; None before that."""
-    for path in sorted(speech.glob("shard-*.teacher")):
-        frames = torch.from_numpy(np.fromfile(path, np.float16, 20_000 * DIM)).float().unflatten(0, (-1, DIM))
+    """Mean and spread (5, 384) f32 of the teacher's states, from the first shards that it has heard; None before that."""
+    for path in sorted(speech.glob("shard-*.states")):
+        frames = torch.from_numpy(np.fromfile(path, np.float16, 20_000 * PAIRS * DIM)).float().unflatten(0, (-1, PAIRS, DIM))
         return frames.mean(0), frames.std(0)
     return None
 
@@ -152,11 +163,11 @@ class Lessons(Batches):
                 frames = frames[: count - first]
                 told[suffix][i, first:first + len(frames)] = frames
                 known[suffix][i, first:first + len(frames)] = True
-        whole, likely = told.values()
+        states, likely = told.values()
         ids = [torch.tensor(self.tokens.encode(text)) for _, text, _ in batch]
         lengths = torch.tensor([min(count, len(samples) // HOP_SAMPLES + 2) for samples, _, _ in batch])
         return {"features": stacked(spectrum), "lengths": lengths, "targets": (torch.cat(ids), torch.tensor([len(row) for row in ids])),
-                "whole": torch.from_numpy(whole), "whole_known": known[WHOLE], "posterior_known": known[LIKELY],
+                "states": torch.from_numpy(states), "states_known": known[STATES], "posterior_known": known[LIKELY],
                 "posterior_ids": torch.from_numpy(likely["ids"].astype(np.int64)), "posteriors": torch.from_numpy(likely["probabilities"].astype(np.float32)),
                 "seconds": sum(len(samples) for samples, _, _ in batch) / RATE}
 
@@ -164,20 +175,13 @@ class Lessons(Batches):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--speech", type=Path, required=True, help="folder of shards")
-    parser.add_argument("--whisper", type=Path, help="Whisper tiny.en as a CTranslate2 file: writes .teacher")
-    parser.add_argument("--first", type=Path, help="model directory of the first model: writes .posteriors")
-    parser.add_argument("--pieces", type=Path, help="SentencePiece model of the pupil")
-    parser.add_argument("--hours", type=float, default=20, help="of speech that they hear at most")
+    parser.add_argument("--teacher", type=Path, required=True, help="model directory of the larger model")
+    parser.add_argument("--hours", type=float, default=20, help="of speech that it hears at most")
     options = parser.parse_args()
-    if options.first:
-        model, tokens = evaluate.load(options.first)
-        model.geometry = (2 * model.geometry[0], *model.geometry[1:])    # fewer copies of the right context; the rest of the context is what it was taught with
-        own = Tokens(options.pieces)
-        places = torch.tensor([own.ids[name] for name in tokens["ctc"].names])
-        teach(options.speech, LIKELY, lambda samples: posteriors(model, places, samples), options.hours)
-    if options.whisper:
-        model = load_whisper(Model(4), options.whisper).eval()
-        teach(options.speech, WHOLE, lambda samples: whole(model, samples), options.hours)
+    torch.set_num_threads(1)
+    model, _ = evaluate.load(options.teacher)
+    model.geometry = (2 * model.geometry[0], *model.geometry[1:])    # fewer copies of the right context; the rest of the context is what it was taught with
+    teach(model, options.speech, options.hours)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Trains the small model on the shards that synthesis.py and recordings.py write, taught by Whisper's encoder, with checkpoints and resume.
+"""Trains the small model on the shards that synthesis.py and recordings.py write, taught by the larger model (lessons.py), with checkpoints and resume.
 
-The loss is CTC's, a third of CTC's in the middle, and the distance to the teacher's frames (lessons.py), whose weight falls with the learning rate, and the cross entropy with the first model's posteriors. In the last
+It begins with the larger model's stem, which stays as it is, its head, and the most important parts of its layers. The loss is CTC's, the cross entropy with the larger model's posteriors,
+and the distance between the streams behind each pair of layers and behind the larger model's layer, whose weight falls with the learning rate. In the last
 ``--rounding`` of the time the weights of the linear layers are rounded to 6 bits on the way forward, as export.py stores them, and learn to live with it. Several processes
 update the same weights without waiting for each other, as in train.py.
 """
@@ -16,7 +17,8 @@ from torch.nn import functional as F
 
 import evaluate
 from data import Tokens, favoured
-from fsmn import DeepFsmn, Linear
+from features import LOG_FLOOR
+from fsmn import DeepFsmn, Linear, inherit
 from lessons import Lessons
 from lessons import scale as teacher_scale
 from progress import Progress
@@ -26,7 +28,7 @@ from train import launch
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--speech", type=Path, required=True, help="folder of shards")
-    parser.add_argument("--pieces", type=Path, required=True, help="SentencePiece model")
+    parser.add_argument("--teacher", type=Path, required=True, help="model directory of the larger model: what to begin with, and the word pieces")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and of the log")
     parser.add_argument("--start", type=Path, help="checkpoint or exported model directory to begin with")
     parser.add_argument("--held-out", nargs="*", default=["shard-0-0000"])
@@ -36,8 +38,8 @@ def arguments():
     parser.add_argument("--warmup", type=int, default=300, help="steps")
     parser.add_argument("--decay", type=float, default=0.7, help="share of --minutes, at the end, in which the learning rate falls")
     parser.add_argument("--rate", type=float, default=8e-4, help="peak learning rate")
-    parser.add_argument("--teacher", type=float, default=1.0, help="weight of the distance to the teacher's frames at the peak rate")
-    parser.add_argument("--posteriors", type=float, default=0.5, help="weight of the cross entropy with the teacher's posteriors")
+    parser.add_argument("--states", type=float, default=1.0, help="weight of the distance to the teacher's streams at the peak rate")
+    parser.add_argument("--posteriors", type=float, default=1.0, help="weight of the cross entropy with the teacher's posteriors")
     parser.add_argument("--rounding", type=float, default=0.1, help="share of --minutes, at the end, with rounded weights")
     parser.add_argument("--seconds", type=float, default=24, help="padded audio in a batch")
     parser.add_argument("--joined", type=float, default=0.2, help="share of items made of several utterances")
@@ -60,8 +62,9 @@ def work(rank, options, model, shared, average, saved):
     """One training process. Rank 0 also averages, measures and saves."""
     torch.set_num_threads(1)
     device = next(model.parameters()).device
-    tokens = Tokens(options.pieces)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
+    tokens = Tokens(options.teacher / "tokens.txt")
+    model.stem.convolutions.requires_grad_(False)
+    optimizer = torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
     if saved:
         optimizer.load_state_dict(saved["optimizer"])
     last, tests = options.out / "last.pt", {}
@@ -100,19 +103,21 @@ def work(rank, options, model, shared, average, saved):
         for group in optimizer.param_groups:
             group["lr"] = options.rate * scale
         Linear.rounding = progress > 1 - options.rounding
-        log_probs, middle, taught = model.lessons(batch["features"])
+        log_probs, behind = model.lessons(batch["features"])
         loss = ctc(log_probs, batch)
         distance = surprise = torch.zeros(())
-        known = batch["whole_known"]
+        known = batch["states_known"]
         if centre_spread and known.any():
             centre, spread = centre_spread
-            distance = F.mse_loss(taught[:, :known.shape[1]][known], (batch["whole"][known].float() - centre) / spread)
+            told = batch["states"][known].float()
+            for i, stream in enumerate(behind):
+                distance = distance + F.mse_loss(stream[:, :known.shape[1]][known] / spread[i], told[:, i] / spread[i]) / len(behind)
         known = batch["posterior_known"]
         if known.any():
             # Summed over frames and divided by tokens, as CTC's loss is.
             told = log_probs[:, :known.shape[1]][known].gather(1, batch["posterior_ids"][known])
             surprise = -(told * batch["posteriors"][known]).sum() / batch["targets"][1].sum()
-        (loss + 0.3 * ctc(middle, batch) + options.teacher * scale * distance + options.posteriors * surprise).backward()
+        (loss + options.states * scale * distance + options.posteriors * surprise).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -138,13 +143,15 @@ def work(rank, options, model, shared, average, saved):
 def main():
     options = arguments()
     torch.set_num_threads(1)
-    model = DeepFsmn(len(Tokens(options.pieces)))
+    model = DeepFsmn(len(Tokens(options.teacher / "tokens.txt")))
 
     def begin():
         if options.start:
-            is_exported = options.start.is_dir()
-            weights = evaluate.read_weights(options.start) if is_exported else torch.load(options.start, map_location="cpu", weights_only=False)["average"]
-            model.load_state_dict(weights, strict=not is_exported)      # heads that serve training only are not exported
+            model.load_state_dict(evaluate.read_weights(options.start) if options.start.is_dir() else torch.load(options.start, map_location="cpu", weights_only=False)["average"])
+        else:
+            teacher, _ = evaluate.load(options.teacher)
+            clips = evaluate.synthetic_set(options.speech, options.held_out[0], 40)
+            inherit(model, teacher, (teacher.spectrum(torch.from_numpy(samples), LOG_FLOOR) for samples, _ in clips))
 
     launch(work, options, model, begin)
 

@@ -109,11 +109,24 @@ def memory(p, back, ahead, left_stride, right_stride):
     return torch.stack(rows, 1)
 
 
+def stem(config, weights, x):
+    """Inside of each input frame, PyTorch's own convolutions over the frames that stand side by side there."""
+    parts = x.unflatten(2, (config["frames"], -1)).flatten(0, 1).transpose(1, 2)
+    for index, convolution in enumerate(config["convolutions"]):
+        kernel = weights[f"stem.convolutions.{index}.weight"].unflatten(1, (convolution["taps"], -1)).transpose(1, 2)
+        parts = F.gelu(F.conv1d(parts, kernel, weights[f"stem.convolutions.{index}.bias"], stride=convolution["stride"]))
+    return (parts * weights["stem.joined.weight"].T).sum(2).unflatten(0, x.shape[:2])
+
+
 def paper(config, weights, x):
-    outputs = [x]
+    activation = {"relu": torch.relu, "gelu": F.gelu}[config.get("activation", "relu")]
+    outputs = [stem(config["stem"], weights, x) if "stem" in config else x]
     for index, layer in enumerate(config["layers"]):
         w = {name.removeprefix(f"layers.{index}."): value for name, value in weights.items() if name.startswith(f"layers.{index}.")}
-        hidden = torch.relu(outputs[-1] @ w["linear.weight"].T + w["linear.bias"])
+        entering = outputs[-1]
+        if config.get("input_norm"):
+            entering = F.layer_norm(entering, entering.shape[-1:], w["input_norm.weight"], w["input_norm.bias"])
+        hidden = activation(entering @ w["linear.weight"].T + w["linear.bias"])
         if config.get("layer_norm"):
             hidden = F.layer_norm(hidden, hidden.shape[-1:], w["norm.weight"], w["norm.bias"])
         p = hidden @ w["project.weight"].T + w.get("project.bias", 0)
@@ -125,8 +138,10 @@ def paper(config, weights, x):
             m = m + outputs[layer["skip_from"]]
         outputs.append(m)
     h = outputs[-1]
+    if config.get("input_norm"):
+        h = F.layer_norm(h, h.shape[-1:], weights["norm.weight"], weights["norm.bias"])
     for index in range(len(config.get("output_layers", []))):
-        h = torch.relu(h @ weights[f"output_layers.{index}.weight"].T + weights[f"output_layers.{index}.bias"])
+        h = activation(h @ weights[f"output_layers.{index}.weight"].T + weights[f"output_layers.{index}.bias"])
     return {"output": h @ weights["output.weight"].T + weights["output.bias"]}
 
 
@@ -136,16 +151,28 @@ def paper_weights(config):
         out[f"{name}.weight"] = torch.randn(outputs, inputs) * 0.5
         if bias:
             out[f"{name}.bias"] = torch.randn(outputs) * 0.3
+    def norm(name, size):
+        out[f"{name}.weight"], out[f"{name}.bias"] = 1 + torch.randn(size) * 0.3, torch.randn(size) * 0.3
+    if "stem" in config:
+        width, parts = width // config["stem"]["frames"], config["stem"]["frames"]
+        for index, convolution in enumerate(config["stem"]["convolutions"]):
+            affine(f"stem.convolutions.{index}", convolution["dim"], convolution["taps"] * width)
+            width, parts = convolution["dim"], (parts - convolution["taps"]) // convolution["stride"] + 1
+        out["stem.joined.weight"] = torch.randn(parts, width) * 0.5
     for index, layer in enumerate(config["layers"]):
         name, hidden, width_of_memory = f"layers.{index}", layer["hidden_dim"], layer["memory_dim"]
+        if config.get("input_norm"):
+            norm(f"{name}.input_norm", width)
         affine(f"{name}.linear", hidden, width)
         if config.get("layer_norm"):
-            out[f"{name}.norm.weight"], out[f"{name}.norm.bias"] = 1 + torch.randn(hidden) * 0.3, torch.randn(hidden) * 0.3
+            norm(f"{name}.norm", hidden)
         affine(f"{name}.project", width_of_memory, hidden, config.get("projection_bias", False))
         out[f"{name}.conv1.weight"] = torch.randn(width_of_memory, 1, layer["left_order"], 1) * 0.4
         if layer.get("right_order"):
             out[f"{name}.conv2.weight"] = torch.randn(width_of_memory, 1, layer["right_order"], 1) * 0.4
         width = width_of_memory
+    if config.get("input_norm"):
+        norm("norm", width)
     for index, outputs in enumerate(config.get("output_layers", [])):
         affine(f"output_layers.{index}", outputs, width)
         width = outputs
@@ -168,6 +195,10 @@ def papers():
              output_dim=3),
         # One source, two skips; orders beyond the utterance.
         dict(input_dim=4, layers=[layer(15, 13, skip_from=0), layer(2, 12, right_stride=3, skip_from=0)], output_dim=3),
+        # Whisper's convolutions inside of stacked frames, norms in front, as `en-fsmn` has them; and a stem alone.
+        dict(input_dim=21, stem=dict(frames=7, convolutions=[dict(taps=3, stride=1, dim=5), dict(taps=3, stride=2, dim=4)]), activation="gelu", input_norm=True,
+             projection_bias=True, layers=[layer(3, 2, skip_from=0), layer(3, 0, skip_from=1), layer(3, 1, skip_from=2)], output_dim=3),
+        dict(input_dim=8, stem=dict(frames=4, convolutions=[dict(taps=2, stride=1, dim=3)]), activation="gelu", layers=[layer(2, 1)], output_layers=[4], output_dim=3),
     ]
     for index, config in enumerate(configs):
         torch.manual_seed(index)

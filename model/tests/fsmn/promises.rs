@@ -43,7 +43,7 @@ fn funasr_encoders() -> impl Strategy<Value = Program> {
 fn deep_networks() -> impl Strategy<Value = Program> {
     let layer = (1..=4usize, 0..=3usize, 1..=2usize, 1..=3usize, 0..=4usize);
     let layers = prop::collection::vec(layer, 1..=4);
-    (layers, 1..=5usize, any::<[bool; 2]>()).prop_map(|(layers, segment, [norm, bias])| {
+    (layers, 1..=5usize, any::<[bool; 4]>()).prop_map(|(layers, segment, [norm, bias, stem, input_norm])| {
         let layers: Vec<Value> = layers
             .into_iter()
             .enumerate()
@@ -58,10 +58,15 @@ fn deep_networks() -> impl Strategy<Value = Program> {
                 layer
             })
             .collect();
-        let config = json!({
-            "input_dim": 5, "layers": layers, "projection_bias": bias, "layer_norm": norm, "output_layers": [6],
-            "output_dim": 4, "segment_length": segment,
+        let mut config = json!({
+            "input_dim": 5, "layers": layers, "projection_bias": bias, "layer_norm": norm, "input_norm": input_norm,
+            "output_layers": [6], "output_dim": 4, "segment_length": segment,
         });
+        if stem {
+            config["input_dim"] = json!(15);
+            config["stem"] = json!({"frames": 5, "convolutions": [
+                {"taps": 2, "stride": 1, "dim": 4}, {"taps": 2, "stride": 2, "dim": 5}]});
+        }
         serde_json::from_value::<DeepFsmnConfig>(config).unwrap().program()
     })
 }
@@ -251,4 +256,34 @@ fn configurations_that_make_no_sense_are_refused() {
         problems[1].contains("layers.1.skip_from") && problems[1].contains("no earlier output"),
         "{problems:?}"
     );
+}
+
+#[test]
+fn stems_that_do_not_fit_their_frames_are_refused() {
+    let problems = |frames: usize, taps: usize| {
+        let config: DeepFsmnConfig = serde_json::from_value(json!({
+            "input_dim": 12, "layers": [{"hidden_dim": 4, "memory_dim": 3, "left_order": 1}], "output_dim": 2,
+            "stem": {"frames": frames, "convolutions": [
+                {"taps": 2, "stride": 2, "dim": 4}, {"taps": taps, "stride": 1, "dim": 4}]},
+        }))
+        .unwrap();
+        let mut problems = Vec::new();
+        config.problems(&mut |holds, problem| {
+            if !holds {
+                problems.push(problem);
+            }
+        });
+        problems
+    };
+    assert_eq!(problems(6, 3), Vec::<String>::new());
+    assert_eq!(
+        problems(6, 4),
+        ["encoder.stem.convolutions.1.taps: expected at most the 3 frames that are left, found 4"]
+    );
+    let not_a_divisor = problems(5, 1);
+    assert_eq!(
+        not_a_divisor,
+        ["encoder.stem.frames: expected a divisor of input_dim (12), found 5"]
+    );
+    assert!(!problems(0, 1).is_empty());
 }

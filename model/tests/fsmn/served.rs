@@ -38,6 +38,13 @@ fn models() -> Vec<Value> {
                 {"hidden_dim": 16, "memory_dim": 10, "left_order": 4, "right_order": 2},
                 {"hidden_dim": 16, "memory_dim": 10, "left_order": 6, "right_order": 3, "left_stride": 2, "skip_from": 1}],
             "output_layers": [12], "segment_length": 3}}),
+        json!({"architecture": "deep-fsmn", "features": fbank(8, 7, 4), "encoder": {
+            "input_dim": 56, "stem": {"frames": 7, "convolutions": [
+                {"taps": 3, "stride": 1, "dim": 12}, {"taps": 3, "stride": 2, "dim": 10}]},
+            "layers": [
+                {"hidden_dim": 16, "memory_dim": 10, "left_order": 4, "right_order": 2, "skip_from": 0},
+                {"hidden_dim": 14, "memory_dim": 10, "left_order": 5, "right_order": 0, "skip_from": 1}],
+            "input_norm": true, "projection_bias": true, "activation": "gelu", "segment_length": 2}}),
         json!({"architecture": "sanm", "features": fbank(8, 7, 6), "encoder": {
             "input_size": 56, "output_size": 16, "attention_heads": 4, "linear_units": 20, "num_blocks": 2, "tp_blocks": 1,
             "chunk": {"size": [2, 3, 1], "look_back": 2}}}),

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Activation, require_sizes};
 
-use super::program::{Factor, Layout, Operation, Program, Taps};
+use super::program::{Factor, Layout, Operation, Program, Taps, Window};
 
 /// Most frames on one side of a memory.
 const MAX_SPAN: usize = 1 << 14;
@@ -181,6 +181,7 @@ impl CellStackConfig {
                 factors: vec![factor("_W1", inputs)],
                 bias: Some(name("_bias1")),
                 outputs: hidden,
+                rows: 1,
             });
         }
         program.push(Operation::Memory {
@@ -197,6 +198,7 @@ impl CellStackConfig {
             factors,
             bias: Some(name(bias)),
             outputs: hidden,
+            rows: 1,
         });
     }
 }
@@ -326,6 +328,7 @@ impl FunasrFsmnConfig {
 /// Layer *l* computes `f = act(linear(x))` (with a layer norm behind it where set), `p = project(f)`,
 /// `m_t = p_t + Σ a_i ⊙ p_{t − s₁ i} + Σ c_j ⊙ p_{t + s₂ j}` with i from 0 and j from 1, and adds what an earlier memory gave
 /// where a skip is set. Behind the last memory stand `output_layers` of `act(linear(x))` and the output layer.
+/// In front of the first layer may stand a [`Stem`], and with `input_norm` every layer has its norm in front, as the layers of a transformer do.
 ///
 /// * Compact FSMN (Zhang et al. 2016): no skips, `projection_bias`.
 /// * Deep-FSMN (Zhang et al. 2018, arXiv:1803.05030; Kaldi's `DeepFsmn` and ModelScope's): each layer skips from the one before.
@@ -335,7 +338,10 @@ impl FunasrFsmnConfig {
 pub struct DeepFsmnConfig {
     /// Values of one input frame.
     pub input_dim: usize,
-    /// The layers, from the input on.
+    /// Convolutions inside of the input frames.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stem: Option<Stem>,
+    /// The layers, from the input or the stem on.
     pub layers: Vec<DeepFsmnLayer>,
     /// Whether `project` adds a bias, as in the compact FSMN.
     #[serde(default)]
@@ -343,6 +349,9 @@ pub struct DeepFsmnConfig {
     /// Whether a layer norm follows the activation of every memory layer.
     #[serde(default)]
     pub layer_norm: bool,
+    /// Whether a layer norm stands in front of every memory layer, beside its skip, and one behind the last.
+    #[serde(default)]
+    pub input_norm: bool,
     /// Values behind each of the plain layers that follow the memories.
     #[serde(default)]
     pub output_layers: Vec<usize>,
@@ -355,6 +364,105 @@ pub struct DeepFsmnConfig {
     /// Frames that one step advances by when the model is served; changes no result.
     #[serde(default = "default_segment_length")]
     pub segment_length: usize,
+}
+
+/// Convolutions over the frames that stand side by side in one input frame (`features.lfr`), each `act(convolution(x))`, and a weighted
+/// sum of what the last one gives: a frame again. They see nothing outside of the input frame, so there is nothing to remember.
+///
+/// With seven frames and the two convolutions of Whisper's encoder (three taps, strides 1 and 2) it is that encoder's stem.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stem {
+    /// Frames side by side; divides `input_dim`.
+    pub frames: usize,
+    /// From the input on, at least one. Weights are `(dim, taps · values)`: of each tap all values, one tap behind the other.
+    pub convolutions: Vec<StemConvolution>,
+}
+
+/// One convolution of a [`Stem`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StemConvolution {
+    /// Frames that it sees at once.
+    pub taps: usize,
+    /// Frames from one output to the next.
+    pub stride: usize,
+    /// Values of an output.
+    pub dim: usize,
+}
+
+impl Stem {
+    /// Values of a frame behind it.
+    fn output_dim(&self) -> usize {
+        self.convolutions.last().map_or(0, |last| last.dim)
+    }
+
+    fn problems(&self, input_dim: usize, require: &mut dyn FnMut(bool, String)) {
+        require_sizes(
+            require,
+            1,
+            &[
+                ("stem.frames", self.frames),
+                ("stem.convolutions", self.convolutions.len()),
+            ],
+        );
+        require(
+            self.frames == 0 || input_dim.is_multiple_of(self.frames),
+            format!(
+                "encoder.stem.frames: expected a divisor of input_dim ({input_dim}), found {}",
+                self.frames
+            ),
+        );
+        let mut parts = self.frames;
+        for (index, convolution) in self.convolutions.iter().enumerate() {
+            let name = |field: &str| format!("stem.convolutions.{index}.{field}");
+            for (field, size) in [
+                ("taps", convolution.taps),
+                ("stride", convolution.stride),
+                ("dim", convolution.dim),
+            ] {
+                require_sizes(require, 1, &[(&name(field), size)]);
+            }
+            require(
+                convolution.taps <= parts,
+                format!(
+                    "encoder.{}: expected at most the {parts} frames that are left, found {}",
+                    name("taps"),
+                    convolution.taps
+                ),
+            );
+            parts = parts.saturating_sub(convolution.taps) / convolution.stride.max(1) + 1;
+        }
+    }
+
+    fn push(&self, program: &mut Program, input_dim: usize, activation: Activation) {
+        let (mut width, mut parts) = (input_dim / self.frames, self.frames);
+        for (index, convolution) in self.convolutions.iter().enumerate() {
+            let window = Window {
+                width,
+                parts,
+                taps: convolution.taps,
+                stride: convolution.stride,
+            };
+            parts = window.runs().count();
+            program.push(Operation::Windows { window });
+            program.linear_of_parts(
+                &format!("stem.convolutions.{index}"),
+                true,
+                window.taps * width,
+                convolution.dim,
+                parts,
+            );
+            program.push(Operation::Activation(activation));
+            width = convolution.dim;
+        }
+        program.push(Operation::Join {
+            name: "stem.joined".into(),
+            rows: parts,
+            width,
+        });
+        program.mark("stem".into());
+    }
 }
 
 /// One memory layer of a [`DeepFsmnConfig`].
@@ -376,16 +484,21 @@ pub struct DeepFsmnLayer {
     /// Frames from one tap ahead to the next, s₂.
     #[serde(default = "default_stride")]
     pub right_stride: usize,
-    /// What is added to the memory's output: 0 the network's input, k the output of memory layer k, counted from 1.
+    /// What is added to the memory's output: 0 what the first layer hears, k the output of memory layer k, counted from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skip_from: Option<usize>,
 }
 
 impl DeepFsmnConfig {
+    /// Values of a frame that the first layer hears.
+    fn first_dim(&self) -> usize {
+        self.stem.as_ref().map_or(self.input_dim, Stem::output_dim)
+    }
+
     /// Values of a frame that a skip can start from: the input, then each layer's output.
     fn width_of(&self, source: usize) -> Option<usize> {
         match source.checked_sub(1) {
-            None => Some(self.input_dim),
+            None => Some(self.first_dim()),
             Some(layer) => self.layers.get(layer).map(|layer| layer.memory_dim),
         }
     }
@@ -402,6 +515,9 @@ impl DeepFsmnConfig {
                 ("segment_length", self.segment_length),
             ],
         );
+        if let Some(stem) = &self.stem {
+            stem.problems(self.input_dim, require);
+        }
         for (index, &size) in self.output_layers.iter().enumerate() {
             require_sizes(require, 1, &[(&format!("output_layers.{index}"), size)]);
         }
@@ -445,10 +561,19 @@ impl DeepFsmnConfig {
                 }
             }
         };
-        let mut width = self.input_dim;
+        if let Some(stem) = &self.stem {
+            stem.push(&mut program, self.input_dim, self.activation);
+        }
+        let mut width = self.first_dim();
         keep(&mut program, 0);
         for (index, layer) in self.layers.iter().enumerate() {
             let name = |kind: &str| format!("layers.{index}.{kind}");
+            if self.input_norm {
+                program.push(Operation::Norm {
+                    name: name("input_norm"),
+                    width,
+                });
+            }
             program.linear(&name("linear"), true, width, layer.hidden_dim);
             program.push(Operation::Activation(self.activation));
             if self.layer_norm {
@@ -479,6 +604,12 @@ impl DeepFsmnConfig {
             program.mark(format!("memories.{index}"));
             keep(&mut program, index + 1);
             width = layer.memory_dim;
+        }
+        if self.input_norm {
+            program.push(Operation::Norm {
+                name: "norm".into(),
+                width,
+            });
         }
         for (index, &outputs) in self.output_layers.iter().enumerate() {
             program.linear(&format!("output_layers.{index}"), true, width, outputs);

@@ -16,7 +16,9 @@ mod program;
 mod reference;
 mod serving;
 
-pub use config::{Cell, CellStackConfig, DeepFsmnConfig, DeepFsmnLayer, FunasrFsmnConfig, TableRows};
+pub use config::{
+    Cell, CellStackConfig, DeepFsmnConfig, DeepFsmnLayer, FunasrFsmnConfig, Stem, StemConvolution, TableRows,
+};
 pub use module::FsmnModule;
 pub use program::Program;
 pub use reference::{Reference, Run};

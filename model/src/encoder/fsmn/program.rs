@@ -21,11 +21,22 @@ pub struct Program {
 /// One operation on the current frames.
 #[derive(Debug, Clone)]
 pub(super) enum Operation {
-    /// Product with the factors, one below the other, plus a bias.
+    /// Product with the factors, one below the other, plus a bias: of a frame, or of each of its `rows` equal parts.
     Linear {
         factors: Vec<Factor>,
         bias: Option<String>,
         outputs: usize,
+        rows: usize,
+    },
+    /// Parts of a frame to overlapping runs of `taps` parts, `stride` apart, one behind the other.
+    Windows {
+        window: Window,
+    },
+    /// The sum of a frame's parts, each weighted by a row of `(rows, width)`.
+    Join {
+        name: String,
+        rows: usize,
+        width: usize,
     },
     /// Sum over the taps; put beside the frame itself where `beside`, else in its place.
     Memory {
@@ -47,6 +58,34 @@ pub(super) enum Operation {
         slot: usize,
     },
     Softmax,
+}
+
+/// How a frame of several parts is cut.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Window {
+    /// Values of a part.
+    pub(super) width: usize,
+    /// Parts of a frame.
+    pub(super) parts: usize,
+    /// Parts side by side in a run.
+    pub(super) taps: usize,
+    /// Parts from one run to the next.
+    pub(super) stride: usize,
+}
+
+impl Window {
+    /// Where the runs of a frame lie, in values.
+    pub(super) fn runs(self) -> impl Iterator<Item = std::ops::Range<usize>> {
+        let Self {
+            width,
+            parts,
+            taps,
+            stride,
+        } = self;
+        (0..(parts + 1).saturating_sub(taps))
+            .step_by(stride)
+            .map(move |begin| begin * width..(begin + taps) * width)
+    }
 }
 
 /// A weight matrix.
@@ -276,6 +315,18 @@ impl Program {
 
     /// A linear layer in PyTorch's layout.
     pub(super) fn linear(&mut self, name: &str, bias: bool, inputs: usize, outputs: usize) {
+        self.linear_of_parts(name, bias, inputs, outputs, 1);
+    }
+
+    /// A linear layer in PyTorch's layout, of each of a frame's `rows` parts.
+    pub(super) fn linear_of_parts(
+        &mut self,
+        name: &str,
+        bias: bool,
+        inputs: usize,
+        outputs: usize,
+        rows: usize,
+    ) {
         self.push(Operation::Linear {
             factors: vec![Factor {
                 name: format!("{name}.weight"),
@@ -284,6 +335,7 @@ impl Program {
             }],
             bias: bias.then(|| format!("{name}.bias")),
             outputs,
+            rows,
         });
     }
 
@@ -347,6 +399,7 @@ impl Program {
                     factors,
                     bias,
                     outputs,
+                    ..
                 } => {
                     for factor in factors {
                         let shape = match factor.layout {
@@ -364,7 +417,9 @@ impl Program {
                     add((format!("{name}.weight"), vec![*width]));
                     add((format!("{name}.bias"), vec![*width]));
                 }
+                Operation::Join { name, rows, width } => add((format!("{name}.weight"), vec![*rows, *width])),
                 Operation::Activation(_)
+                | Operation::Windows { .. }
                 | Operation::Keep { .. }
                 | Operation::Add { .. }
                 | Operation::Softmax => {}
@@ -379,9 +434,12 @@ impl Program {
             .operations
             .iter()
             .map(|operation| match operation {
-                Operation::Linear { factors, outputs, .. } => {
-                    factors.iter().map(|factor| factor.inputs).sum::<usize>() * outputs
-                }
+                Operation::Linear {
+                    factors,
+                    outputs,
+                    rows,
+                    ..
+                } => factors.iter().map(|factor| factor.inputs).sum::<usize>() * outputs * rows,
                 _ => 0,
             })
             .sum();

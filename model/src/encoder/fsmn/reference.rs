@@ -18,7 +18,10 @@ enum Weighted {
     Linear {
         weight: Tensor,
         bias: Option<Tensor>,
+        rows: usize,
     },
+    /// `(rows, width)`.
+    Join(Tensor),
     Memory {
         taps: Vec<(isize, Tensor)>,
         beside: bool,
@@ -59,7 +62,9 @@ impl Reference {
         let mut operations = Vec::new();
         for operation in program.operations() {
             operations.push(match operation {
-                Operation::Linear { factors, bias, .. } => {
+                Operation::Linear {
+                    factors, bias, rows, ..
+                } => {
                     let factors = factors
                         .iter()
                         .map(|factor| {
@@ -73,6 +78,7 @@ impl Reference {
                     Weighted::Linear {
                         weight: Tensor::cat(&factors, 0)?,
                         bias: bias.as_deref().map(load).transpose()?,
+                        rows: *rows,
                     }
                 }
                 Operation::Memory { taps, width, beside } => {
@@ -93,6 +99,7 @@ impl Reference {
                     weight: load(&format!("{name}.weight"))?,
                     bias: load(&format!("{name}.bias"))?,
                 },
+                Operation::Join { name, .. } => Weighted::Join(load(&format!("{name}.weight"))?),
                 plain => Weighted::Plain(plain.clone()),
             });
         }
@@ -182,12 +189,22 @@ fn apply(
     kept: &mut BTreeMap<usize, Tensor>,
 ) -> candle_core::Result<Tensor> {
     Ok(match operation {
-        Weighted::Linear { weight, bias } => {
-            let product = x.broadcast_matmul(weight)?;
-            match bias {
+        Weighted::Linear { weight, bias, rows } => {
+            let (batch, frames, width) = x.dims3()?;
+            let parts = x.reshape((batch, frames * rows, width / rows))?;
+            let product = parts.broadcast_matmul(weight)?;
+            let sum = match bias {
                 Some(bias) => product.broadcast_add(bias)?,
                 None => product,
-            }
+            };
+            sum.reshape((batch, frames, ()))?
+        }
+        Weighted::Join(coefficients) => {
+            let (batch, frames, _) = x.dims3()?;
+            let (rows, width) = coefficients.dims2()?;
+            x.reshape((batch, frames, rows, width))?
+                .broadcast_mul(coefficients)?
+                .sum(2)?
         }
         Weighted::Memory { taps, beside } => {
             let source = match mask {
@@ -224,8 +241,18 @@ fn apply(
                 Some(earlier) => (x + earlier)?,
                 None => candle_core::bail!("skip {slot} has no source"),
             },
+            Operation::Windows { window } => {
+                let runs = window
+                    .runs()
+                    .map(|run| x.narrow(2, run.start, run.len()))
+                    .collect::<candle_core::Result<Vec<_>>>()?;
+                Tensor::cat(&runs, 2)?
+            }
             Operation::Softmax => softmax(&x, D::Minus1)?,
-            Operation::Linear { .. } | Operation::Memory { .. } | Operation::Norm { .. } => x,
+            Operation::Linear { .. }
+            | Operation::Join { .. }
+            | Operation::Memory { .. }
+            | Operation::Norm { .. } => x,
         },
     })
 }

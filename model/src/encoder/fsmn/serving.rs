@@ -14,17 +14,29 @@ use crate::encoder::{Geometry, StateCache, StepRow, StreamingEncoder, check_rows
 use crate::error::ModelError;
 use crate::loader::Weights;
 
-use super::program::{Layout, Operation, Program};
+use super::program::{Layout, Operation, Program, Window};
 
 /// Sessions that share one pass. Larger groups gain nothing in the products and lose the cache.
 const GROUP: usize = 16;
 
 enum Layer {
-    Linear(Linear),
+    /// Of each of a frame's parts.
+    Linear {
+        linear: Linear,
+        rows: usize,
+    },
+    Windows(Window),
+    /// `(rows, width)` coefficients.
+    Join {
+        coefficients: Vec<f32>,
+        width: usize,
+    },
     Memory(Memory),
     Norm(Norm),
     Activation(Activation),
-    Keep { slot: usize },
+    Keep {
+        slot: usize,
+    },
     Add(Skip),
     Softmax,
 }
@@ -97,6 +109,7 @@ impl Fsmn {
                     factors,
                     bias,
                     outputs,
+                    rows: parts,
                 } => {
                     let inputs = factors.iter().map(|factor| factor.inputs).sum();
                     let mut rows = vec![0.0f32; inputs * outputs];
@@ -117,8 +130,21 @@ impl Fsmn {
                         Some(name) => weights.values(name)?,
                         None => vec![0.0; *outputs],
                     };
-                    width = *outputs;
-                    Layer::Linear(Linear::new(&rows, bias, inputs))
+                    width = outputs * parts;
+                    Layer::Linear {
+                        linear: Linear::new(&rows, bias, inputs),
+                        rows: *parts,
+                    }
+                }
+                Operation::Windows { window } => Layer::Windows(*window),
+                Operation::Join {
+                    name, width: joined, ..
+                } => {
+                    width = *joined;
+                    Layer::Join {
+                        coefficients: weights.values(&format!("{name}.weight"))?,
+                        width,
+                    }
                 }
                 Operation::Memory {
                     taps,
@@ -197,11 +223,28 @@ impl Fsmn {
         let mut width = self.geometry.num_features;
         for layer in &self.layers {
             match layer {
-                Layer::Linear(linear) => {
-                    let count = scratch.counts.iter().sum();
-                    width = linear.outputs();
-                    scratch.next.resize(count * width, 0.0);
+                Layer::Linear { linear, rows: parts } => {
+                    let count = scratch.counts.iter().sum::<usize>() * parts;
+                    width = linear.outputs() * parts;
+                    scratch.next.resize(count * linear.outputs(), 0.0);
                     linear.apply(count, &scratch.stream, &mut scratch.next);
+                    std::mem::swap(&mut scratch.stream, &mut scratch.next);
+                }
+                Layer::Windows(window) => {
+                    scratch.next.clear();
+                    for frame in scratch.stream.chunks_exact(window.width * window.parts) {
+                        for run in window.runs() {
+                            scratch.next.extend_from_slice(&frame[run]);
+                        }
+                    }
+                    std::mem::swap(&mut scratch.stream, &mut scratch.next);
+                }
+                Layer::Join {
+                    coefficients,
+                    width: joined,
+                } => {
+                    width = *joined;
+                    join(coefficients, width, &scratch.stream, &mut scratch.next);
                     std::mem::swap(&mut scratch.stream, &mut scratch.next);
                 }
                 Layer::Memory(memory) => {
@@ -230,6 +273,24 @@ impl Fsmn {
             row.output.extend_from_slice(output);
         }
     }
+}
+
+/// The weighted sum of each frame's parts.
+fn join(coefficients: &[f32], width: usize, frames: &[f32], joined: &mut Vec<f32>) {
+    joined.clear();
+    joined.resize(frames.len() / coefficients.len() * width, 0.0);
+    vectorised(|| {
+        for (frame, sum) in frames
+            .chunks_exact(coefficients.len())
+            .zip(joined.chunks_exact_mut(width))
+        {
+            for (part, row) in frame.chunks_exact(width).zip(coefficients.chunks_exact(width)) {
+                for ((sum, value), coefficient) in sum.iter_mut().zip(part).zip(row) {
+                    *sum += value * coefficient;
+                }
+            }
+        }
+    });
 }
 
 impl Memory {
