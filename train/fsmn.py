@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from features import HOP, features
-from model import DIM
+from model import DIM, HEADS
 
 STACK, STRIDE, NUM_MELS, TAPS = 7, 4, 80, 3                    # frames side by side; from one stacked frame to the next; frames that a convolution sees
 HOP_SAMPLES = STRIDE * HOP                                     # of a stacked frame: 40 ms
@@ -21,7 +21,8 @@ STEM = {"frames": STACK, "convolutions": [{"taps": TAPS, "stride": 1, "dim": DIM
 JOINED = 2                                                     # frames that the stem gives for a stacked one
 SEGMENT = 6
 PAIRS, LEFT_ORDER = 5, 10                                      # of layers; taps on the current frame and back
-HIDDEN = [128, 272] * PAIRS
+HIDDEN = [192, 448, 160, 320, 128, 256, 128, 160, 96, 112]     # most where it is hardest to follow the larger model: behind the stem
+MEMORY_ON = ["hidden", "projected"] * PAIRS
 RIGHT_ORDERS = [3, 1] * 3 + [3, 0] * 2
 
 
@@ -62,20 +63,25 @@ class Stem(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, hidden, right_order):
+    """``memory_on`` says where the memory stands: on the hidden values, which then have no activation, or on the projected ones."""
+
+    def __init__(self, memory_on, hidden, right_order):
         super().__init__()
         self.input_norm, self.linear, self.project = nn.LayerNorm(DIM), Linear(DIM, hidden), Linear(hidden, DIM)
+        self.memory_on, self.right_order = memory_on, right_order
+        width = hidden if memory_on == "hidden" else DIM
         self.conv1, self.conv2 = nn.Module(), nn.Module()
-        self.conv1.weight = nn.Parameter(torch.randn(DIM, 1, LEFT_ORDER, 1) * 0.02)
-        self.conv2.weight = nn.Parameter(torch.randn(DIM, 1, right_order, 1) * 0.02) if right_order else None
-        self.right_order = right_order
-        nn.init.normal_(self.project.weight, std=0.3 * hidden ** -0.5), nn.init.zeros_(self.project.bias)
+        self.conv1.weight = nn.Parameter(torch.zeros(width, 1, LEFT_ORDER, 1))
+        self.conv2.weight = nn.Parameter(torch.zeros(width, 1, right_order, 1)) if right_order else None
+
+    def remembered(self, p):
+        taps = torch.cat([self.conv1.weight, self.conv2.weight], 2) if self.right_order else self.conv1.weight
+        window = F.pad(p.transpose(1, 2), (LEFT_ORDER - 1, self.right_order))
+        return p + F.conv1d(window, taps.squeeze(3), groups=p.shape[2]).transpose(1, 2)
 
     def forward(self, x):
-        memory = self.project(F.gelu(self.linear(self.input_norm(x))))
-        taps = torch.cat([self.conv1.weight, self.conv2.weight], 2) if self.right_order else self.conv1.weight
-        window = F.pad(memory.transpose(1, 2), (LEFT_ORDER - 1, self.right_order))
-        return x + memory + F.conv1d(window, taps.squeeze(3), groups=DIM).transpose(1, 2)
+        hidden = self.linear(self.input_norm(x))
+        return x + (self.project(self.remembered(hidden)) if self.memory_on == "hidden" else self.remembered(self.project(F.gelu(hidden))))
 
 
 class DeepFsmn(nn.Module):
@@ -86,15 +92,18 @@ class DeepFsmn(nn.Module):
     def __init__(self, classes):
         super().__init__()
         self.stem = Stem()
-        self.layers = nn.ModuleList(Layer(hidden, right) for hidden, right in zip(HIDDEN, RIGHT_ORDERS))
+        self.layers = nn.ModuleList(Layer(memory_on, hidden, right) for memory_on, hidden, right in zip(MEMORY_ON, HIDDEN, RIGHT_ORDERS))
         self.norm, self.head = nn.LayerNorm(DIM), Linear(DIM, classes)
 
-    def lessons(self, x):
-        """(log-probabilities, what stands behind each pair of layers)."""
+    def lessons(self, x, given=None, known=None):
+        """(log-probabilities, what stands behind each pair of layers). Where ``known``, a pair begins with what is ``given`` (batch, frames, pairs, DIM) instead of what the one before says."""
         x, behind = self.stem(x), []
-        for i, layer in enumerate(self.layers, 1):
+        for i, layer in enumerate(self.layers):
+            if given is not None and i and i % 2 == 0:
+                frames = known.shape[1]
+                x = torch.cat([torch.where(known[:, :, None], given[:, :, i // 2 - 1], x[:, :frames]), x[:, frames:]], 1)
             x = layer(x)
-            behind += [x] if i % 2 == 0 else []
+            behind += [x] if i % 2 else []
         return self.head(self.norm(x)).log_softmax(-1), behind
 
     def forward(self, spectrum):
@@ -107,6 +116,21 @@ class DeepFsmn(nn.Module):
         segment, lookahead = cls.geometry
         frames = max(1, -(-len(samples) // (segment * HOP_SAMPLES))) * segment
         return features(samples, STRIDE * (frames + lookahead), log_floor)
+
+
+def listen(own, attention):
+    """An attention as a memory: the directions in which its heads carry most from one frame to another, the same weight for each of the five frames around."""
+    _, value = attention.emb_to_key_value.weight.chunk(2)
+    value_bias, parts = attention.emb_to_key_value.bias.chunk(2)[1], []
+    for to, of in zip(attention.out_proj.weight.split(DIM // HEADS, 1), value.split(DIM // HEADS)):
+        left, strength, right = torch.linalg.svd(to @ of, full_matrices=False)
+        parts += [(strength[k], left[:, k], right[k]) for k in range(DIM // HEADS)]
+    parts.sort(key=lambda part: -part[0])
+    for k, (strength, left, right) in enumerate(parts[:own.linear.out_features]):
+        own.linear.weight[k], own.project.weight[:, k] = right * strength ** 0.5, left * strength ** 0.5
+    own.linear.bias.zero_(), own.project.bias.copy_(attention.out_proj.bias + attention.out_proj.weight @ value_bias)
+    own.conv1.weight[:, 0, -3:, 0], own.conv2.weight[:, 0, :2, 0] = 0.2, 0.2
+    own.conv1.weight[:, 0, -1, 0] -= 1
 
 
 @torch.no_grad()
@@ -129,21 +153,20 @@ def inherit(pupil, teacher, spectra):
     for i, layer in enumerate(teacher.emformer_layers):
         attention, own = pupil.layers[2 * i], pupil.layers[2 * i + 1]
         norm, first, second = layer.pos_ff[0], layer.pos_ff[1], layer.pos_ff[4]
+        listen(attention, layer.attention)
         attention.input_norm.load_state_dict(layer.layer_norm_input.state_dict()), own.input_norm.load_state_dict(norm.state_dict())
         importance = energy[i] * second.weight.square().sum(0)
         kept = importance.topk(own.linear.out_features).indices.sort().values
         own.linear.weight.copy_(first.weight[kept]), own.linear.bias.copy_(first.bias[kept])
         own.project.weight.copy_(second.weight[:, kept]), own.project.bias.copy_(second.bias)
-        own.conv1.weight.zero_()
-        if own.right_order:
-            own.conv2.weight.zero_()
     pupil.norm.load_state_dict(teacher.layer_norm.state_dict())
     pupil.head.load_state_dict(teacher.heads["ctc"].state_dict())
 
 
 def config(log_floor, left, n_fft, rate):
     """``config.json`` of the exported model."""
-    layers = [{"hidden_dim": hidden, "memory_dim": DIM, "left_order": LEFT_ORDER, "right_order": right, "skip_from": i} for i, (hidden, right) in enumerate(zip(HIDDEN, RIGHT_ORDERS))]
+    layers = [{"hidden_dim": hidden, "memory_dim": DIM, "memory_on": memory_on, "left_order": LEFT_ORDER, "right_order": right, "skip_from": i}
+              for i, (memory_on, hidden, right) in enumerate(zip(MEMORY_ON, HIDDEN, RIGHT_ORDERS))]
     return {"format": 1, "id": "en-fsmn", "architecture": "deep-fsmn", "language": "en", "sample_rate": rate,
             "features": {"type": "streaming_log_mel", "num_mels": NUM_MELS, "n_fft": n_fft, "hop": HOP, "left_padding": left, "log_floor": log_floor,
                          "lfr": {"stack": STACK, "stride": STRIDE}},

@@ -35,17 +35,19 @@ def arguments():
     parser.add_argument("--favour", nargs="*", default=[], metavar="SOURCE=TIMES", help="sources that come more than once in each round, such as queen=4")
     parser.add_argument("--test", type=Path, nargs="*", default=[], help="test sets to watch (never trained on)")
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--warmup", type=int, default=300, help="steps")
+    parser.add_argument("--warmup", type=int, default=200, help="steps")
     parser.add_argument("--decay", type=float, default=0.7, help="share of --minutes, at the end, in which the learning rate falls")
-    parser.add_argument("--rate", type=float, default=8e-4, help="peak learning rate")
-    parser.add_argument("--states", type=float, default=1.0, help="weight of the distance to the teacher's streams at the peak rate")
+    parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--apart", action="store_true", help="each pair of layers begins with the teacher's stream")
+    parser.add_argument("--words", type=float, default=0.3, help="weight of CTC's loss; 0 with --posteriors 0 follows the teacher's streams only")
+    parser.add_argument("--states", type=float, default=20, help="weight of the distance to the teacher's streams at the peak rate")
     parser.add_argument("--posteriors", type=float, default=1.0, help="weight of the cross entropy with the teacher's posteriors")
-    parser.add_argument("--rounding", type=float, default=0.1, help="share of --minutes, at the end, with rounded weights")
+    parser.add_argument("--rounding", type=float, default=0.08, help="share of --minutes, at the end, with rounded weights")
     parser.add_argument("--seconds", type=float, default=24, help="padded audio in a batch")
     parser.add_argument("--joined", type=float, default=0.2, help="share of items made of several utterances")
     parser.add_argument("--strength", type=float, default=1.0, help="of the augmentation")
     parser.add_argument("--masks", type=float, default=0.5, help="share of items with SpecAugment")
-    parser.add_argument("--average", type=float, default=0.999)
+    parser.add_argument("--average", type=float, default=0.998)
     parser.add_argument("--every", type=float, default=240, help="seconds between checkpoints")
     parser.add_argument("--processes", type=int, default=1 if torch.cuda.is_available() else 2)
     parser.add_argument("--workers", type=int, default=1, help="that make batches, for each process")
@@ -103,7 +105,7 @@ def work(rank, options, model, shared, average, saved):
         for group in optimizer.param_groups:
             group["lr"] = options.rate * scale
         Linear.rounding = progress > 1 - options.rounding
-        log_probs, behind = model.lessons(batch["features"])
+        log_probs, behind = model.lessons(batch["features"], *([batch["states"].float(), batch["states_known"]] if options.apart else []))
         loss = ctc(log_probs, batch)
         distance = surprise = torch.zeros(())
         known = batch["states_known"]
@@ -117,7 +119,10 @@ def work(rank, options, model, shared, average, saved):
             # Summed over frames and divided by tokens, as CTC's loss is.
             told = log_probs[:, :known.shape[1]][known].gather(1, batch["posterior_ids"][known])
             surprise = -(told * batch["posteriors"][known]).sum() / batch["targets"][1].sum()
-        (loss + options.states * scale * distance + options.posteriors * surprise).backward()
+        total = options.words * loss + options.posteriors * surprise + options.states * scale * distance
+        if not total.requires_grad:
+            continue                                           # only streams are followed, and the teacher has not heard these yet
+        total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -126,14 +126,18 @@ def paper(config, weights, x):
         entering = outputs[-1]
         if config.get("input_norm"):
             entering = F.layer_norm(entering, entering.shape[-1:], w["input_norm.weight"], w["input_norm.bias"])
-        hidden = activation(entering @ w["linear.weight"].T + w["linear.bias"])
+        hidden = entering @ w["linear.weight"].T + w["linear.bias"]
+        on_hidden = layer.get("memory_on") == "hidden"
+        hidden = hidden if on_hidden else activation(hidden)
         if config.get("layer_norm"):
             hidden = F.layer_norm(hidden, hidden.shape[-1:], w["norm.weight"], w["norm.bias"])
-        p = hidden @ w["project.weight"].T + w.get("project.bias", 0)
+        projected = lambda x: x @ w["project.weight"].T + w.get("project.bias", 0)
+        p = hidden if on_hidden else projected(hidden)
         # A convolution's kernel runs forward in time, the papers' a_i backward.
         back = w["conv1.weight"][:, 0, :, 0].flip(1).T
         ahead = w["conv2.weight"][:, 0, :, 0].T if "conv2.weight" in w else p.new_zeros(0, p.shape[-1])
         m = memory(p, back, ahead, layer.get("left_stride", 1), layer.get("right_stride", 1))
+        m = projected(m) if on_hidden else m
         if "skip_from" in layer:
             m = m + outputs[layer["skip_from"]]
         outputs.append(m)
@@ -167,9 +171,10 @@ def paper_weights(config):
         if config.get("layer_norm"):
             norm(f"{name}.norm", hidden)
         affine(f"{name}.project", width_of_memory, hidden, config.get("projection_bias", False))
-        out[f"{name}.conv1.weight"] = torch.randn(width_of_memory, 1, layer["left_order"], 1) * 0.4
+        remembered = hidden if layer.get("memory_on") == "hidden" else width_of_memory
+        out[f"{name}.conv1.weight"] = torch.randn(remembered, 1, layer["left_order"], 1) * 0.4
         if layer.get("right_order"):
-            out[f"{name}.conv2.weight"] = torch.randn(width_of_memory, 1, layer["right_order"], 1) * 0.4
+            out[f"{name}.conv2.weight"] = torch.randn(remembered, 1, layer["right_order"], 1) * 0.4
         width = width_of_memory
     if config.get("input_norm"):
         norm("norm", width)
@@ -197,7 +202,7 @@ def papers():
         dict(input_dim=4, layers=[layer(15, 13, skip_from=0), layer(2, 12, right_stride=3, skip_from=0)], output_dim=3),
         # Whisper's convolutions inside of stacked frames, norms in front, as `en-fsmn` has them; and a stem alone.
         dict(input_dim=21, stem=dict(frames=7, convolutions=[dict(taps=3, stride=1, dim=5), dict(taps=3, stride=2, dim=4)]), activation="gelu", input_norm=True,
-             projection_bias=True, layers=[layer(3, 2, skip_from=0), layer(3, 0, skip_from=1), layer(3, 1, skip_from=2)], output_dim=3),
+             projection_bias=True, layers=[layer(3, 2, skip_from=0, memory_on="hidden"), layer(3, 0, skip_from=1), layer(3, 1, skip_from=2)], output_dim=3),
         dict(input_dim=8, stem=dict(frames=4, convolutions=[dict(taps=2, stride=1, dim=3)]), activation="gelu", layers=[layer(2, 1)], output_layers=[4], output_dim=3),
     ]
     for index, config in enumerate(configs):

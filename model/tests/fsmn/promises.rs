@@ -52,6 +52,9 @@ fn deep_networks() -> impl Strategy<Value = Program> {
                     "hidden_dim": 6, "memory_dim": 5, "left_order": left, "right_order": right,
                     "left_stride": left_stride, "right_stride": right_stride,
                 });
+                if stem && index % 2 == 0 {
+                    layer["memory_on"] = json!("hidden");
+                }
                 if skip <= index {
                     layer["skip_from"] = json!(skip);
                 }

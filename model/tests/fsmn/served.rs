@@ -42,7 +42,7 @@ fn models() -> Vec<Value> {
             "input_dim": 56, "stem": {"frames": 7, "convolutions": [
                 {"taps": 3, "stride": 1, "dim": 12}, {"taps": 3, "stride": 2, "dim": 10}]},
             "layers": [
-                {"hidden_dim": 16, "memory_dim": 10, "left_order": 4, "right_order": 2, "skip_from": 0},
+                {"hidden_dim": 16, "memory_dim": 10, "left_order": 4, "right_order": 2, "skip_from": 0, "memory_on": "hidden"},
                 {"hidden_dim": 14, "memory_dim": 10, "left_order": 5, "right_order": 0, "skip_from": 1}],
             "input_norm": true, "projection_bias": true, "activation": "gelu", "segment_length": 2}}),
         json!({"architecture": "sanm", "features": fbank(8, 7, 6), "encoder": {

@@ -469,10 +469,13 @@ impl Stem {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeepFsmnLayer {
-    /// Values of a frame behind the activation.
+    /// Values of a frame behind the first linear part.
     pub hidden_dim: usize,
-    /// Values of a frame in the memory.
+    /// Values of a frame behind the projection.
     pub memory_dim: usize,
+    /// Which of them the memory holds.
+    #[serde(default)]
+    pub memory_on: MemoryOn,
     /// Taps on the current frame and back: N₁ + 1 of the papers.
     pub left_order: usize,
     /// Taps ahead: N₂ of the papers.
@@ -487,6 +490,18 @@ pub struct DeepFsmnLayer {
     /// What is added to the memory's output: 0 what the first layer hears, k the output of memory layer k, counted from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skip_from: Option<usize>,
+}
+
+/// Where the memory of a [`DeepFsmnLayer`] stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemoryOn {
+    /// On `p = project(act(linear(x)))`, as in the papers.
+    #[default]
+    Projected,
+    /// On `h = linear(x)`, without an activation, and `project` behind it: the directions that the layer remembers are fewer than those it
+    /// adds to, as the values of an attention head are.
+    Hidden,
 }
 
 impl DeepFsmnConfig {
@@ -575,12 +590,27 @@ impl DeepFsmnConfig {
                 });
             }
             program.linear(&name("linear"), true, width, layer.hidden_dim);
-            program.push(Operation::Activation(self.activation));
+            if layer.memory_on == MemoryOn::Projected {
+                program.push(Operation::Activation(self.activation));
+            }
             if self.layer_norm {
                 program.push(Operation::Norm {
                     name: name("norm"),
                     width: layer.hidden_dim,
                 });
+            }
+            let remember = |width| Operation::Memory {
+                taps: Taps::Convolution {
+                    left: Some((name("conv1.weight"), layer.left_order)),
+                    right: (layer.right_order > 0).then(|| (name("conv2.weight"), layer.right_order)),
+                    left_stride: layer.left_stride,
+                    right_stride: layer.right_stride,
+                },
+                width,
+                beside: false,
+            };
+            if layer.memory_on == MemoryOn::Hidden {
+                program.push(remember(layer.hidden_dim));
             }
             program.linear(
                 &name("project"),
@@ -588,16 +618,9 @@ impl DeepFsmnConfig {
                 layer.hidden_dim,
                 layer.memory_dim,
             );
-            program.push(Operation::Memory {
-                taps: Taps::Convolution {
-                    left: Some((name("conv1.weight"), layer.left_order)),
-                    right: (layer.right_order > 0).then(|| (name("conv2.weight"), layer.right_order)),
-                    left_stride: layer.left_stride,
-                    right_stride: layer.right_stride,
-                },
-                width: layer.memory_dim,
-                beside: false,
-            });
+            if layer.memory_on == MemoryOn::Projected {
+                program.push(remember(layer.memory_dim));
+            }
             if layer.skip_from.is_some() {
                 program.push(Operation::Add { slot: index });
             }

@@ -17,7 +17,8 @@ mod reference;
 mod serving;
 
 pub use config::{
-    Cell, CellStackConfig, DeepFsmnConfig, DeepFsmnLayer, FunasrFsmnConfig, Stem, StemConvolution, TableRows,
+    Cell, CellStackConfig, DeepFsmnConfig, DeepFsmnLayer, FunasrFsmnConfig, MemoryOn, Stem, StemConvolution,
+    TableRows,
 };
 pub use module::FsmnModule;
 pub use program::Program;
