@@ -21,7 +21,7 @@ STEM = {"frames": STACK, "convolutions": [{"taps": TAPS, "stride": 1, "dim": DIM
 JOINED = 2                                                     # frames that the stem gives for a stacked one
 SEGMENT = 6
 PAIRS, LEFT_ORDER = 5, 10                                      # of layers; taps on the current frame and back
-HIDDEN = [192, 448, 160, 320, 128, 256, 128, 160, 96, 112]     # most where it is hardest to follow the larger model: behind the stem
+HIDDEN = [192, 416, 152, 288, 120, 224, 120, 152, 96, 104]     # most where it is hardest to follow the larger model: behind the stem
 MEMORY_ON = ["hidden", "projected"] * PAIRS
 RIGHT_ORDERS = [3, 1] * 3 + [3, 0] * 2
 
@@ -171,4 +171,4 @@ def config(log_floor, left, n_fft, rate):
             "features": {"type": "streaming_log_mel", "num_mels": NUM_MELS, "n_fft": n_fft, "hop": HOP, "left_padding": left, "log_floor": log_floor,
                          "lfr": {"stack": STACK, "stride": STRIDE}},
             "encoder": {"input_dim": STACK * NUM_MELS, "stem": STEM, "layers": layers, "input_norm": True, "projection_bias": True, "activation": "gelu", "segment_length": SEGMENT},
-            "ctc": {"blank": 0}, "license": "MIT AND Apache-2.0"}
+            "ctc": {"blank": 0}, "search": {"language_model_weight": 0.3, "word_bonus": 2.0}, "license": "MIT AND Apache-2.0"}

@@ -1,6 +1,7 @@
 """Trains the small model on the shards that synthesis.py and recordings.py write, taught by the larger model (lessons.py), with checkpoints and resume.
 
-It begins with the larger model's stem, which stays as it is, its head, and the most important parts of its layers. The loss is CTC's, the cross entropy with the larger model's posteriors,
+It begins with the larger model's stem, which stays as it is, its head, and the most important parts of its layers. First each pair of layers learns for itself what the larger model's layer does (``--apart``, without words),
+then the chain of them. The loss is CTC's, the cross entropy with the larger model's posteriors,
 and the distance between the streams behind each pair of layers and behind the larger model's layer, whose weight falls with the learning rate. In the last
 ``--rounding`` of the time the weights of the linear layers are rounded to 6 bits on the way forward, as export.py stores them, and learn to live with it. Several processes
 update the same weights without waiting for each other, as in train.py.
@@ -36,7 +37,7 @@ def arguments():
     parser.add_argument("--test", type=Path, nargs="*", default=[], help="test sets to watch (never trained on)")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--warmup", type=int, default=200, help="steps")
-    parser.add_argument("--decay", type=float, default=0.7, help="share of --minutes, at the end, in which the learning rate falls")
+    parser.add_argument("--decay", type=float, default=1.0, help="share of --minutes, at the end, in which the learning rate falls")
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--apart", action="store_true", help="each pair of layers begins with the teacher's stream")
     parser.add_argument("--words", type=float, default=0.3, help="weight of CTC's loss; 0 with --posteriors 0 follows the teacher's streams only")
@@ -47,7 +48,7 @@ def arguments():
     parser.add_argument("--joined", type=float, default=0.2, help="share of items made of several utterances")
     parser.add_argument("--strength", type=float, default=1.0, help="of the augmentation")
     parser.add_argument("--masks", type=float, default=0.5, help="share of items with SpecAugment")
-    parser.add_argument("--average", type=float, default=0.998)
+    parser.add_argument("--average", type=float, default=0.997)
     parser.add_argument("--every", type=float, default=240, help="seconds between checkpoints")
     parser.add_argument("--processes", type=int, default=1 if torch.cuda.is_available() else 2)
     parser.add_argument("--workers", type=int, default=1, help="that make batches, for each process")

@@ -8,6 +8,7 @@ use waxwing_frontend::features::FeatureConfig;
 
 use crate::architecture;
 use crate::attention_decoder::AttentionDecoderConfig;
+use crate::ctc::Decoding;
 use crate::encoder::csr::ConvNet2Config;
 use crate::encoder::emformer::EmformerConfig;
 use crate::encoder::fsmn::{self, DeepFsmnConfig, FunasrFsmnConfig};
@@ -52,6 +53,9 @@ pub struct Config {
     /// Present when the model's outputs are probabilities that tell speech from silence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vad: Option<VadConfig>,
+    /// How its words are best searched for, where neither the operator nor the client says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub search: Option<SearchConfig>,
     /// SPDX expression for the weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub license: Option<String>,
@@ -72,6 +76,7 @@ struct ConfigFile {
     ctc: Option<CtcConfig>,
     second_listener: Option<SecondListenerConfig>,
     vad: Option<VadConfig>,
+    search: Option<SearchConfig>,
     license: Option<String>,
 }
 
@@ -91,6 +96,7 @@ impl TryFrom<ConfigFile> for Config {
             ctc: file.ctc,
             second_listener: file.second_listener,
             vad: file.vad,
+            search: file.search,
             license: file.license,
         })
     }
@@ -143,6 +149,32 @@ pub struct CtcConfig {
     pub blank: usize,
 }
 
+/// What suits a model when a language model is heard beside it; what is left out is [`Decoding`]'s. A model that is sure of its words bears more of a
+/// language model than one that is not.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SearchConfig {
+    /// [`Decoding::language_model_weight`]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language_model_weight: Option<f32>,
+    /// [`Decoding::word_bonus`]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub word_bonus: Option<f32>,
+}
+
+impl SearchConfig {
+    /// `decoding` with what suits the model.
+    pub fn over(self, decoding: Decoding) -> Decoding {
+        Decoding {
+            language_model_weight: self
+                .language_model_weight
+                .unwrap_or(decoding.language_model_weight),
+            word_bonus: self.word_bonus.unwrap_or(decoding.word_bonus),
+            ..decoding
+        }
+    }
+}
+
 /// Element-wise function between the two feed-forward products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -193,6 +225,12 @@ impl Config {
             format!("sample_rate: expected 8000 to 192000, found {}", self.sample_rate),
         );
         architecture::problems(&self.encoder, &mut require);
+        if let Some(Err(problem)) = self
+            .search
+            .map(|search| search.over(Decoding::default()).validate())
+        {
+            require(false, format!("search.{problem}"));
+        }
         if let Some(second_listener) = &self.second_listener {
             let subsampling = architecture::geometry(&self.encoder).map(|geometry| geometry.subsampling);
             require(

@@ -296,9 +296,9 @@ impl Model {
     }
 
     /// How words are searched for where nobody says how: by a beam where the model has a language model, which only a beam hears, or a second
-    /// listener, which judges a second pass; by the best path otherwise.
+    /// listener, which judges a second pass; by the best path otherwise. Its own `search` goes before.
     pub fn default_decoding(&self) -> Decoding {
-        if self.transducer.is_some() {
+        let decoding = if self.transducer.is_some() {
             Decoding::default()
         } else if self.second_listener.is_some() {
             Decoding::with_second_listener()
@@ -306,6 +306,10 @@ impl Model {
             Decoding::with_language_model()
         } else {
             Decoding::default()
+        };
+        match self.config.search {
+            Some(search) => search.over(decoding),
+            None => decoding,
         }
     }
 

@@ -112,6 +112,26 @@ fn problems_of_different_files_are_in_one_message() {
 }
 
 #[test]
+fn what_suits_the_model_goes_over_the_defaults() {
+    let mut parts = Parts::new();
+    parts.config = parts
+        .config
+        .replacen('{', r#"{"search": {"language_model_weight": 0.25},"#, 1);
+    let decoding = parts.load().unwrap().default_decoding();
+    let plain = Parts::new().load().unwrap().default_decoding();
+    assert_eq!(decoding.language_model_weight, 0.25);
+    assert_eq!(
+        (decoding.word_bonus, decoding.beam_width),
+        (plain.word_bonus, plain.beam_width)
+    );
+    parts.config = parts.config.replace("0.25", "0.25, \"word_bonus\": 11");
+    expect(
+        &parts.problems(),
+        &["config.json: search.word_bonus: expected -10 to 10, found 11"],
+    );
+}
+
+#[test]
 fn unknown_fields_are_refused() {
     let mut parts = Parts::new();
     parts.config = parts.config.replace("\"tanh_on_mem\"", "\"tanh_on_memory\"");
