@@ -64,7 +64,7 @@ class Tokens:
     def decode(self, path):
         """Greedy: the best class of every frame -> text."""
         kept = [c for i, c in enumerate(path) if c and (i == 0 or c != path[i - 1])]
-        return "".join(self.names[c] for c in kept).replace("▁", " ").strip()
+        return " ".join("".join(self.names[c] for c in kept).replace("▁", " ").split())
 
 
 def favoured(pairs):
