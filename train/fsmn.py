@@ -1,8 +1,9 @@
 """The small model: a Deep-FSMN (Zhang et al. 2018, arXiv:1803.05030) that begins with the larger model's ears, and a CTC head.
 
 * The stem: the two convolutions of Whisper's encoder, over the seven log-mel frames around every fourth. They give two frames of 20 ms, which are joined by a weighted sum: a frame for 40 ms.
-* Layers as in the paper, ``p = project(gelu(linear(norm(x))))`` and ``m_t = x_t + p_t + sum a_i * p_{t-i} + sum c_j * p_{t+j}``, two for each of the larger model's: the first, which looks further ahead,
-  does what attention does there, the second begins with the most important units of its feed-forward part. So the stream between layers is the larger model's, and each pair can be shown what it should be.
+* Layers in pairs, one for each of the larger model's, so that the stream between pairs is the larger model's and each pair can be shown what it should be. The first, a memory without an activation,
+  ``x_t + project(h_t + sum a_i * h_{t-i} + sum c_j * h_{t+j})`` with ``h = linear(norm(x))``, does what attention does there, as far as its heads always look at the same places; it begins with the directions
+  in which they carry most. The second, as in the paper, ``x_t + p_t + sum a_i * p_{t-i} + sum c_j * p_{t+j}`` with ``p = project(gelu(linear(norm(x))))``, begins with the units of the feed-forward part that matter most.
 
 It is the very network that ``deep-fsmn`` names in a model directory. Zeros stand before the first frame of a memory. A frame needs ``lookahead`` frames behind it and nothing else of
 the future, so whole utterances give exactly what streaming gives.
