@@ -11,15 +11,14 @@
 //! stream; one that looks ahead declares it.
 
 mod config;
+mod deep;
 mod module;
 mod program;
 mod reference;
 mod serving;
 
-pub use config::{
-    Cell, CellStackConfig, DeepFsmnConfig, DeepFsmnLayer, FunasrFsmnConfig, MemoryOn, Stem, StemConvolution,
-    TableRows,
-};
+pub use config::{Cell, CellStackConfig, FunasrFsmnConfig, TableRows};
+pub use deep::{DeepFsmnConfig, DeepFsmnLayer, MemoryOn, Stem, StemConvolution};
 pub use module::FsmnModule;
 pub use program::Program;
 pub use reference::{Reference, Run};
