@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from features import HOP, features
-from model import DIM, HEADS
+from model import DIM, HEADS, unit_importance
 
 STACK, STRIDE, NUM_MELS, TAPS = 7, 4, 80, 3                    # frames side by side; from one stacked frame to the next; frames that a convolution sees
 HOP_SAMPLES = STRIDE * HOP                                     # of a stacked frame: 40 ms
@@ -136,19 +136,8 @@ def listen(own, attention):
 
 @torch.no_grad()
 def inherit(pupil, teacher, spectra):
-    """Copies the stem, the head where it fits, and the feed-forward units that matter most from a `model.Model`: those with the greatest mean square of activation times the norm of what they add."""
-    energy = {}
-
-    def watch(index):
-        def hook(part, inputs, output):
-            energy[index] = energy.get(index, 0) + F.gelu(output).square().flatten(0, -2).sum(0)
-        return hook
-
-    hooks = [layer.pos_ff[1].register_forward_hook(watch(i)) for i, layer in enumerate(teacher.emformer_layers)]
-    for spectrum in spectra:
-        teacher(spectrum[None])
-    for hook in hooks:
-        hook.remove()
+    """Copies the stem, the last norm and the head of a `model.Model`, and of each layer the feed-forward units that matter most while it hears the spectra."""
+    importance = unit_importance(teacher, spectra)
     for own, name in zip(pupil.stem.convolutions, ("conv1", "conv2")):
         own.weight.copy_(teacher.stem[name].weight.transpose(1, 2).flatten(1)), own.bias.copy_(teacher.stem[name].bias)
     for i, layer in enumerate(teacher.emformer_layers):
@@ -156,8 +145,7 @@ def inherit(pupil, teacher, spectra):
         norm, first, second = layer.pos_ff[0], layer.pos_ff[1], layer.pos_ff[4]
         listen(attention, layer.attention)
         attention.input_norm.load_state_dict(layer.layer_norm_input.state_dict()), own.input_norm.load_state_dict(norm.state_dict())
-        importance = energy[i] * second.weight.square().sum(0)
-        kept = importance.topk(own.linear.out_features).indices.sort().values
+        kept = importance[i].topk(own.linear.out_features).indices.sort().values
         own.linear.weight.copy_(first.weight[kept]), own.linear.bias.copy_(first.bias[kept])
         own.project.weight.copy_(second.weight[:, kept]), own.project.bias.copy_(second.bias)
     pupil.norm.load_state_dict(teacher.layer_norm.state_dict())

@@ -83,7 +83,7 @@ def hear(model, samples, positions):
 @torch.no_grad()
 def teach(model, speech, hours):
     """Writes what the teacher hears in finished shards beside those that have no such files, recorded speech first, until they have it for ``hours``. Several programs may share the work."""
-    bar, heard, positions = Progress("teacher", hours, "h"), 0.0, drift(model, speech)
+    bar, heard, positions = Progress("teacher", hours, "h"), 0.0, None
     for path in sorted(speech.glob("shard-*.json"), key=lambda path: (path.stem[6:7].isdigit(), path.stem)):
         if heard >= hours:
             return
@@ -94,6 +94,7 @@ def teach(model, speech, hours):
             except BlockingIOError:
                 continue                                       # another program hears this one
             if not files[-1].exists():
+                positions = drift(model, speech) if positions is None else positions
                 for file, frames in zip(files, zip(*(hear(model, samples, positions) for samples in utterances(path)))):
                     np.concatenate(frames).tofile(file.with_suffix(".tmp"))
                     file.with_suffix(".tmp").rename(file)

@@ -135,6 +135,24 @@ class Model(nn.Module):
         return {name: head(x).log_softmax(-1) for name, head in self.heads.items()}
 
 
+@torch.no_grad()
+def unit_importance(model, spectra):
+    """[(units,)] of each layer's feed-forward part: a unit's sum of squared activations times the squared norm of what it adds, while the model hears the spectra (frames, 80)."""
+    energy = {}
+
+    def watch(index):
+        def hook(part, inputs, output):
+            energy[index] = energy.get(index, 0) + F.gelu(output).square().flatten(0, -2).sum(0)
+        return hook
+
+    hooks = [layer.pos_ff[1].register_forward_hook(watch(i)) for i, layer in enumerate(model.emformer_layers)]
+    for spectrum in spectra:
+        model(spectrum[None])
+    for hook in hooks:
+        hook.remove()
+    return [energy[i] * layer.pos_ff[4].weight.square().sum(0) for i, layer in enumerate(model.emformer_layers)]
+
+
 def read_ctranslate2(path):
     """All variables of a CTranslate2 model file, as f32 tensors by name."""
     data, at, variables = Path(path).read_bytes(), 0, {}

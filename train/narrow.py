@@ -7,11 +7,10 @@ import argparse
 from pathlib import Path
 
 import torch
-from torch.nn import functional as F
 
 import evaluate
-from features import HOP, features
-from model import Model
+from features import LOG_FLOOR
+from model import Model, unit_importance
 
 
 @torch.no_grad()
@@ -20,24 +19,12 @@ def narrow(weights, ffn, clips):
     layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("emformer_layers."))
     model = Model(layers)
     model.load_state_dict({name: value for name, value in weights.items() if not name.startswith("heads.")})
-    energy = {}
-
-    def watch(index):
-        def hook(part, inputs, output):
-            energy[index] = energy.get(index, 0) + F.gelu(output).square().flatten(0, -2).sum(0)
-        return hook
-
-    for i, layer in enumerate(model.emformer_layers):
-        layer.pos_ff[1].register_forward_hook(watch(i))
-    for samples, _ in clips:
-        segments = -(-len(samples) // (model.geometry[0] * 2 * HOP))
-        model(features(torch.from_numpy(samples), Model.feature_frames(segments, model.geometry))[None])
+    importance = unit_importance(model, (model.spectrum(torch.from_numpy(samples), LOG_FLOOR) for samples, _ in clips))
     weights = dict(weights)
     for i in range(layers):
         name = f"emformer_layers.{i}.pos_ff"
-        importance = energy[i] * weights[f"{name}.4.weight"].square().sum(0)
-        keep = importance.topk(ffn).indices.sort().values
-        print(f"layer {i}: lost {1 - importance[keep].sum() / importance.sum():.2e}")
+        keep = importance[i].topk(ffn).indices.sort().values
+        print(f"layer {i}: lost {1 - importance[i][keep].sum() / importance[i].sum():.2e}")
         weights[f"{name}.1.weight"], weights[f"{name}.1.bias"] = weights[f"{name}.1.weight"][keep], weights[f"{name}.1.bias"][keep]
         weights[f"{name}.4.weight"] = weights[f"{name}.4.weight"][:, keep]
     return weights
