@@ -102,11 +102,10 @@ def teach(model, speech, hours):
         bar.at(heard)
 
 
-def scale(speech):
-    """Mean and spread (5, 384) f32 of the teacher's states, from the first shards that it has heard; None before that."""
+def spread(speech):
+    """Spread (5, 384) f32 of the teacher's states, from the first shard that it has heard; None before that."""
     for path in sorted(speech.glob("shard-*.states")):
-        frames = torch.from_numpy(np.fromfile(path, np.float16, 20_000 * PAIRS * DIM)).float().unflatten(0, (-1, PAIRS, DIM))
-        return frames.mean(0), frames.std(0)
+        return torch.from_numpy(np.fromfile(path, np.float16, 20_000 * PAIRS * DIM)).float().unflatten(0, (-1, PAIRS, DIM)).std(0)
     return None
 
 

@@ -20,8 +20,7 @@ import evaluate
 from data import Tokens, favoured
 from features import LOG_FLOOR
 from fsmn import DeepFsmn, Linear, inherit
-from lessons import Lessons
-from lessons import scale as teacher_scale
+from lessons import Lessons, spread
 from progress import Progress
 from train import launch
 
@@ -96,7 +95,8 @@ def work(rank, options, model, shared, average, saved):
     source = iter(torch.utils.data.DataLoader(lessons, batch_size=None, num_workers=options.workers, prefetch_factor=8))
     started = saved_at = time.time()
     spent_before, recent = shared[2].item(), []
-    centre_spread = [value.to(device) for value in teacher_scale(options.speech) or ()]
+    unit = spread(options.speech)
+    unit = unit if unit is None else unit.to(device)
     bar = Progress(options.out.name, options.minutes, "min", spent_before / 60) if rank == 0 else None
     while shared[2].item() < options.minutes * 60:
         batch = {name: value.to(device) if torch.is_tensor(value) else value for name, value in next(source).items()}
@@ -110,20 +110,16 @@ def work(rank, options, model, shared, average, saved):
         loss = ctc(log_probs, batch)
         distance = surprise = torch.zeros(())
         known = batch["states_known"]
-        if centre_spread and known.any():
-            centre, spread = centre_spread
-            told = batch["states"][known].float()
+        if unit is not None and known.any():
+            told = batch["states"][known].float() / unit
             for i, stream in enumerate(behind):
-                distance = distance + F.mse_loss(stream[:, :known.shape[1]][known] / spread[i], told[:, i] / spread[i]) / len(behind)
+                distance = distance + F.mse_loss(stream[:, :known.shape[1]][known] / unit[i], told[:, i]) / len(behind)
         known = batch["posterior_known"]
         if known.any():
             # Summed over frames and divided by tokens, as CTC's loss is.
             told = log_probs[:, :known.shape[1]][known].gather(1, batch["posterior_ids"][known])
             surprise = -(told * batch["posteriors"][known]).sum() / batch["targets"][1].sum()
-        total = options.words * loss + options.posteriors * surprise + options.states * scale * distance
-        if not total.requires_grad:
-            continue                                           # only streams are followed, and the teacher has not heard these yet
-        total.backward()
+        (options.words * loss + options.posteriors * surprise + options.states * scale * distance).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
