@@ -26,6 +26,7 @@ pub mod language_model;
 pub mod loader;
 pub mod model;
 pub mod module;
+pub mod pauses;
 pub mod precision;
 pub mod second_listener;
 pub mod text_decoder;

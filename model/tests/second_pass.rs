@@ -2,8 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+use std::cell::Cell;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
 
 use waxwing_frontend::container::{AudioFile, DecodeLimits};
 use waxwing_frontend::pcm::ChannelSelection;
@@ -11,6 +14,7 @@ use waxwing_frontend::{Frontend, FrontendConfig};
 use waxwing_model::Model;
 use waxwing_model::encoder::StepRow;
 use waxwing_model::model::{Parts, TEXT_TOKENS_FILE};
+use waxwing_model::pauses;
 use waxwing_model::transcript::{Decoding, Judgement, TextScorer, TranscriberOptions, Utterance};
 
 fn directory() -> PathBuf {
@@ -108,6 +112,32 @@ fn the_second_listener_knows_what_was_said() {
         assert!(right > other, "{scores:?}");
     }
     assert_eq!(scores.last(), Some(&None), "no vocabulary spells this");
+}
+
+#[test]
+fn what_is_done_in_its_pauses_changes_no_judgement() {
+    let model = Model::load(&directory()).unwrap();
+    let listener = model.second_listener().unwrap();
+    let steps = heard(&model);
+    let undisturbed = finals(&model, &steps, model.default_decoding());
+    let frames: Vec<f32> = steps.iter().flat_map(|(_, features)| features).copied().collect();
+    let texts = ["one two three".to_string(), "four".into()];
+    let expected = listener.judge(&frames, &texts);
+    let count = Rc::new(Cell::new(0));
+    let in_pauses = {
+        let (listener, count) = (Arc::clone(listener), Rc::clone(&count));
+        let (frames, texts) = (frames.clone(), texts.clone());
+        move || {
+            count.set(count.get() + 1);
+            // Seldom: it takes as long as all of the rest.
+            if count.get() % 50 == 1 {
+                assert_eq!(listener.judge(&frames, &texts), expected);
+            }
+        }
+    };
+    let disturbed = pauses::working(in_pauses, || finals(&model, &steps, model.default_decoding()));
+    assert_eq!(disturbed, undisturbed);
+    assert!(count.get() > 100, "{} pauses", count.get());
 }
 
 #[test]

@@ -21,6 +21,7 @@ use super::options::Pruning;
 use super::scorer::Scorer;
 use crate::endpoint::frames_in;
 use crate::hypothesis::{EmittedToken, Word};
+use crate::pauses::pause;
 use crate::tokens::Tokens;
 
 /// Where the frames begin that are searched once more.
@@ -69,6 +70,8 @@ impl<S: Scorer + Clone> SecondPass<S> {
     pub(crate) const SPAN: Duration = Duration::from_secs(10);
     /// Frames times width that a second pass searches at most.
     pub(crate) const WORK: usize = 16_000;
+    /// Frames from one pause of the search to the next: a few milliseconds.
+    const UNPAUSED: usize = 8;
     /// Frames kept from before the first word: a class is most probable some time after its sound began.
     const LEAD: usize = 25;
     /// Frames behind the last token that belong to its sound.
@@ -286,7 +289,10 @@ impl<S: Scorer + Clone> SecondPass<S> {
         search.begin_behind(sounding, *frame, *state, word, *is_between_words);
         let mut log_probs = vec![f32::NEG_INFINITY; self.tokens.len()];
         let (mut settled, mut from) = (Vec::new(), 0);
-        for &end in &self.ends {
+        for (index, &end) in self.ends.iter().enumerate() {
+            if index % Self::UNPAUSED == 0 {
+                pause();
+            }
             let classes = self.classes.get(from as usize..end as usize).unwrap_or_default();
             from = end;
             fill(&mut log_probs, classes.iter().copied());

@@ -2,6 +2,7 @@
 
 use crate::encoder::kernels::{Linear, Norm, Rows, log_softmax_rows};
 use crate::error::ModelError;
+use crate::pauses::pause;
 use crate::transformer::{FeedForward, Heads, Parts, SelfAttention};
 
 use super::{GROUP_ROWS, Memory, TextDecoder};
@@ -144,6 +145,7 @@ impl TextDecoder {
             let classes = self.classes.outputs();
             let mut node = wanted;
             for group in stream.chunks(LOG_PROB_ROWS * self.dim) {
+                pause();
                 let rows = group.len() / self.dim;
                 scratch.log_probs.resize(rows * classes, 0.0);
                 self.classes.apply(rows, group, &mut scratch.log_probs);
@@ -171,6 +173,7 @@ impl TextDecoder {
         scratch.normed.resize(rows * dim, 0.0);
         scratch.attended.resize(rows * dim, 0.0);
         for (index, layer) in self.layers.iter().enumerate() {
+            pause();
             layer.attention.norm.apply(&scratch.stream, &mut scratch.normed);
             self.attend_to_text(index, scratch, begin, rows);
             layer

@@ -20,6 +20,7 @@ use crate::encoder::kernels::{Linear, Norm};
 use crate::encoder::scratch::ScratchPool;
 use crate::error::ModelError;
 use crate::loader::{WEIGHTS_FILE, Weights};
+use crate::pauses::pause;
 use crate::precision::Precision;
 use crate::transformer::{Heads, Parts};
 
@@ -139,6 +140,7 @@ impl TextDecoder {
         }
         self.scratch.with(|scratch| {
             for group in encoded.chunks(GROUP_ROWS * self.dim) {
+                pause();
                 let rows = group.len() / self.dim;
                 let normed = &mut scratch.normed;
                 normed.resize(rows * self.dim, 0.0);

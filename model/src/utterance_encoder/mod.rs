@@ -15,6 +15,7 @@ use crate::encoder::kernels::{Linear, Matrix, activate, product, softmax_rows};
 use crate::encoder::scratch::ScratchPool;
 use crate::error::ModelError;
 use crate::loader::{WEIGHTS_FILE, Weights};
+use crate::pauses::pause;
 use crate::precision::Precision;
 use crate::transformer::{FeedForward, Heads, Parts, SelfAttention};
 
@@ -189,7 +190,9 @@ impl UtteranceEncoder {
             scratch.normed.resize(rows * dim, 0.0);
             scratch.attended.resize(rows * dim, 0.0);
             for layer in &self.layers {
+                pause();
                 self.attend(layer, rows, &mut stream, scratch);
+                pause();
                 layer
                     .ffn
                     .apply(rows, &mut stream, &mut scratch.normed, &mut scratch.hidden);

@@ -49,7 +49,7 @@ pub use self::stream::{Closed, Stream};
 pub use self::timeline::Timeline;
 
 use self::core::Core;
-use self::queue::{Ready, ReadyQueue, Work};
+use self::queue::{BatchLimits, Ready, ReadyQueue, Work};
 use self::slots::SlotPool;
 use self::stream::StreamShared;
 use self::supervisor::{Health, Supervisor};
@@ -444,14 +444,30 @@ impl Shared {
             if queue.shutdown || self.watched.has_failed() {
                 return None;
             }
-            let batch = queue.ready.pop_batch(
-                |model| self.models[model].1.batch_limit,
-                |model| self.models[model].1.rows_within(self.options.file_turn),
-            );
+            let batch = queue.ready.pop_batch(|model| self.batch_limits(model));
             if !batch.is_empty() {
                 return Some(batch);
             }
             queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Segments that are due before `deadline`, without waiting for any; empty where there is none.
+    fn steps_before(&self, deadline: Instant) -> Vec<Ready<Arc<StreamShared>>> {
+        let mut queue = self.queue_lock();
+        if queue.shutdown || self.watched.has_failed() {
+            return Vec::new();
+        }
+        queue
+            .ready
+            .pop_steps_before(deadline, |model| self.batch_limits(model))
+    }
+
+    fn batch_limits(&self, model: usize) -> BatchLimits {
+        let (_, warmth) = &self.models[model];
+        BatchLimits {
+            rows: warmth.batch_limit,
+            file_rows: warmth.rows_within(self.options.file_turn),
         }
     }
 

@@ -36,6 +36,15 @@ pub struct Ready<T> {
     pub item: T,
 }
 
+/// Rows of one batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// At most.
+    pub rows: usize,
+    /// From files at most, so that a turn of files is over before it can make speech late.
+    pub file_rows: usize,
+}
+
 /// Segments by deadline; equal deadlines leave in the order they came.
 #[derive(Debug)]
 pub struct ReadyQueue<T> {
@@ -69,13 +78,8 @@ impl<T> ReadyQueue<T> {
         self.entries.is_empty()
     }
 
-    /// Takes what is due first: a judgement alone, or a segment and those next in line of the same model: at most `rows(model)` of them, of which
-    /// at most `file_rows(model)` come from files, so that a turn of files is over before it can make speech late.
-    pub fn pop_batch(
-        &mut self,
-        rows: impl Fn(usize) -> usize,
-        file_rows: impl Fn(usize) -> usize,
-    ) -> Vec<Ready<T>> {
+    /// Takes what is due first: a judgement alone, or a segment and those next in line of the same model, within its limits.
+    pub fn pop_batch(&mut self, limits: impl FnOnce(usize) -> BatchLimits) -> Vec<Ready<T>> {
         let Some(first) = self.entries.values().next() else {
             return Vec::new();
         };
@@ -88,7 +92,25 @@ impl<T> ReadyQueue<T> {
                 .collect();
         }
         let model = first.model;
-        let (limit, file_limit) = (rows(model).max(1), file_rows(model).max(1));
+        self.pop_steps(model, limits(model))
+    }
+
+    /// Takes the segment that is due first, if that is before `deadline`, and those next in line of the same model, within its limits: what a judgement that is due then
+    /// lets go first.
+    pub fn pop_steps_before(
+        &mut self,
+        deadline: Instant,
+        limits: impl FnOnce(usize) -> BatchLimits,
+    ) -> Vec<Ready<T>> {
+        let earlier = self.entries.range(..(deadline, 0)).map(|(_, ready)| ready);
+        let mut steps = earlier.filter(|ready| ready.work == Work::Step);
+        match steps.next().map(|first| first.model) {
+            Some(model) => self.pop_steps(model, limits(model)),
+            None => Vec::new(),
+        }
+    }
+
+    fn pop_steps(&mut self, model: usize, limits: BatchLimits) -> Vec<Ready<T>> {
         let mut files = 0;
         let keys: Vec<_> = self
             .entries
@@ -98,10 +120,10 @@ impl<T> ReadyQueue<T> {
                 Class::Live => true,
                 Class::File => {
                     files += 1;
-                    files <= file_limit
+                    files <= limits.file_rows.max(1)
                 }
             })
-            .take(limit)
+            .take(limits.rows.max(1))
             .map(|(key, _)| *key)
             .collect();
         keys.iter().filter_map(|key| self.entries.remove(key)).collect()
@@ -114,10 +136,9 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{Class, Ready, ReadyQueue, Work};
+    use super::{BatchLimits, Class, Ready, ReadyQueue, Work};
 
-    fn fill(deadlines: &[(u64, usize, bool, bool)]) -> ReadyQueue<usize> {
-        let start = Instant::now();
+    fn fill(start: Instant, deadlines: &[(u64, usize, bool, bool)]) -> ReadyQueue<usize> {
         let mut queue = ReadyQueue::default();
         for (item, &(at, model, file, judgement)) in deadlines.iter().enumerate() {
             let class = if file { Class::File } else { Class::Live };
@@ -134,9 +155,15 @@ mod tests {
 
     #[test]
     fn equal_deadlines_leave_in_the_order_they_came() {
-        let mut queue = fill(&[(5, 0, false, false), (5, 0, false, false), (1, 0, false, false)]);
+        let mut queue = fill(
+            Instant::now(),
+            &[(5, 0, false, false), (5, 0, false, false), (1, 0, false, false)],
+        );
         let order: Vec<_> = queue
-            .pop_batch(|_| 8, |_| 8)
+            .pop_batch(|_| BatchLimits {
+                rows: 8,
+                file_rows: 8,
+            })
             .into_iter()
             .map(|ready| ready.item)
             .collect();
@@ -149,11 +176,11 @@ mod tests {
             deadlines in prop::collection::vec((0_u64..50, 0_usize..3, any::<bool>(), any::<bool>()), 0..60),
             rows in 1_usize..9, file_rows in 1_usize..4,
         ) {
-            let mut queue = fill(&deadlines);
+            let mut queue = fill(Instant::now(), &deadlines);
             let mut seen = 0;
             while !queue.is_empty() {
                 let earliest = queue.entries.values().next().map(|ready| ready.deadline);
-                let batch = queue.pop_batch(|_| rows, |_| file_rows);
+                let batch = queue.pop_batch(|_| BatchLimits { rows, file_rows });
                 prop_assert!(!batch.is_empty() && batch.len() <= rows);
                 prop_assert_eq!(batch.first().map(|ready| ready.deadline), earliest);
                 prop_assert!(batch.windows(2).all(|pair| pair[0].deadline <= pair[1].deadline));
@@ -170,6 +197,28 @@ mod tests {
                 seen += batch.len();
             }
             prop_assert_eq!(seen, deadlines.len());
+        }
+
+        #[test]
+        fn a_judgement_lets_those_segments_go_first_that_are_due_before_it(
+            deadlines in prop::collection::vec((0_u64..50, 0_usize..3, any::<bool>(), any::<bool>()), 0..60),
+            rows in 1_usize..9, file_rows in 1_usize..4, due in 0_u64..60,
+        ) {
+            let start = Instant::now();
+            let mut queue = fill(start, &deadlines);
+            let due = start + Duration::from_millis(due);
+            loop {
+                let first = queue.entries.values().find(|ready| ready.work == Work::Step).map(|ready| ready.deadline);
+                let batch = queue.pop_steps_before(due, |_| BatchLimits { rows, file_rows });
+                prop_assert_eq!(batch.first().map(|ready| ready.deadline), first.filter(|first| *first < due));
+                prop_assert!(batch.len() <= rows);
+                prop_assert!(batch.iter().all(|ready| ready.work == Work::Step && ready.model == batch[0].model));
+                if batch.is_empty() {
+                    break;
+                }
+            }
+            let judgements = deadlines.iter().filter(|(.., judgement)| *judgement).count();
+            prop_assert_eq!(queue.entries.values().filter(|ready| ready.work == Work::Judgement).count(), judgements);
         }
     }
 }

@@ -120,6 +120,16 @@ impl Watched {
         self.rebuilding.fetch_add(1, Relaxed);
     }
 
+    fn begin(&self, worker: usize, running: Running) {
+        let mut steps = self.lock();
+        if let Some(place) = steps.running.get_mut(worker) {
+            *place = Some(running);
+        }
+        if std::mem::take(&mut steps.asleep) {
+            self.changed.notify_all();
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Steps> {
         self.steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -181,14 +191,33 @@ impl Shared {
             due: began + limit,
             streams: streams.iter().map(|s| Arc::downgrade(s)).collect(),
         };
-        let mut steps = self.watched.lock();
-        if let Some(place) = steps.running.get_mut(worker) {
-            *place = Some(running);
-        }
-        if std::mem::take(&mut steps.asleep) {
-            self.watched.changed.notify_all();
-        }
+        self.watched.begin(worker, running);
         Watch { shared: self, worker }
+    }
+}
+
+/// The watch over a worker's work while it does something else in between.
+#[derive(Debug)]
+pub(super) struct Suspended {
+    running: Running,
+    since: Instant,
+}
+
+impl Shared {
+    /// Lays a worker's work aside for something more urgent, which is watched by itself; `None` for work that was given up as hung.
+    pub(super) fn suspend_watch(&self, worker: usize) -> Option<Suspended> {
+        let running = self.watched.lock().running.get_mut(worker)?.take()?;
+        let since = Instant::now();
+        Some(Suspended { running, since })
+    }
+
+    /// Goes on with what was laid aside: the time between counts for nobody.
+    pub(super) fn resume_watch(&self, worker: usize, suspended: Suspended) {
+        let Suspended { mut running, since } = suspended;
+        let aside = since.elapsed();
+        running.began += aside;
+        running.due += aside;
+        self.watched.begin(worker, running);
     }
 }
 

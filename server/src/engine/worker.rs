@@ -1,12 +1,15 @@
 //! A worker: takes the most urgent rows, computes them as one batch, posts what they say, hands the cores back.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
 use waxwing_model::encoder::StepRow;
+use waxwing_model::pauses;
 
 use super::core::{Core, Next};
 use super::counters::count;
@@ -37,37 +40,35 @@ pub(super) enum Exit {
 /// Works until the engine shuts down or a step fails.
 pub(super) fn run(shared: &Arc<Shared>, index: usize) -> Exit {
     while let Some(batch) = shared.next_batch() {
-        let (mut ready, mut finished) = (Vec::with_capacity(batch.len()), Vec::new());
-        for Ready {
-            deadline, work, item, ..
-        } in batch
-        {
-            if let Some((held, next)) = prepare(shared, item, deadline) {
-                match next {
-                    Next::Step => ready.push(held),
-                    // It was queued as one, alone.
-                    Next::Judge if work == Work::Judgement => {
-                        if judge(shared, index, held) == Verdict::Broken {
-                            return Exit::Rebuild;
-                        }
-                    }
-                    Next::Judge | Next::Park { .. } | Next::Finished | Next::Refused(..) => {
-                        finished.push((held, next));
-                    }
-                }
-            }
-        }
-        for (held, next) in finished {
-            hand_back(shared, held, next);
-        }
-        if ready.is_empty() {
-            continue;
-        }
-        if step(shared, index, ready) == Verdict::Broken {
+        if work_on(shared, index, batch) == Verdict::Broken {
             return Exit::Rebuild;
         }
     }
     Exit::Shutdown
+}
+
+/// Does a judgement, or steps a batch.
+fn work_on(shared: &Arc<Shared>, index: usize, batch: Vec<Ready<Arc<StreamShared>>>) -> Verdict {
+    let (mut ready, mut finished) = (Vec::with_capacity(batch.len()), Vec::new());
+    for Ready {
+        deadline, work, item, ..
+    } in batch
+    {
+        match prepare(shared, item, deadline) {
+            Some((held, Next::Step)) => ready.push(held),
+            // It was queued as one, alone.
+            Some((held, Next::Judge)) if work == Work::Judgement => return judge(shared, index, held),
+            Some((held, next)) => finished.push((held, next)),
+            None => {}
+        }
+    }
+    for (held, next) in finished {
+        hand_back(shared, held, next);
+    }
+    if ready.is_empty() {
+        return Verdict::Sound;
+    }
+    step(shared, index, ready)
 }
 
 /// Takes a stream's core and brings it to its next step, or as far as its inputs go.
@@ -209,17 +210,22 @@ fn step(shared: &Arc<Shared>, index: usize, mut held: Vec<Held>) -> Verdict {
     if broken { Verdict::Broken } else { Verdict::Sound }
 }
 
-/// Judges one stream's utterance, with all other streams' steps going on beside it.
+/// Judges one stream's utterance, in whose pauses the segments go first that are due before it.
 fn judge(shared: &Arc<Shared>, index: usize, mut held: Held) -> Verdict {
     let watch = shared.watch_for(index, &[&held.stream], shared.judgement_limit());
     let started = Instant::now();
     let stream = Arc::clone(&held.stream);
+    let between = Rc::new(Cell::new(Between::default()));
+    let steps_first = {
+        let (shared, deadline, between) = (Arc::clone(shared), held.deadline, Rc::clone(&between));
+        move || between.set(between.get().step(&shared, index, deadline))
+    };
     let Held { core, events, .. } = &mut held;
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        core.judge(events);
+        pauses::working(steps_first, || core.judge(events));
         core.advance(|units| stream.lock().pop(units), events)
     }));
-    let took = started.elapsed();
+    let took = started.elapsed().saturating_sub(between.get().took);
     stream.drained();
     if !watch.end() {
         // The watchdog has failed this stream already; what came so late is nobody's.
@@ -228,16 +234,55 @@ fn judge(shared: &Arc<Shared>, index: usize, mut held: Held) -> Verdict {
     }
     shared.counters.judgement_time.observe(took);
     if stream.class == Class::Live {
-        let work = took.as_secs_f64();
+        let (now, work) = (Instant::now(), took.as_secs_f64());
         shared
             .pool
-            .with_admission(|admission| admission.observe_work(started + took, work));
+            .with_admission(|admission| admission.observe_work(now, work));
     }
     match outcome {
         Ok(next) => hand_back(shared, held, next),
         Err(panic) => fail_by_panic(shared, held, panic.as_ref()),
     }
-    Verdict::Sound
+    between.get().verdict
+}
+
+/// What was stepped in the pauses of a judgement.
+#[derive(Debug, Clone, Copy)]
+struct Between {
+    took: Duration,
+    verdict: Verdict,
+}
+
+impl Default for Between {
+    fn default() -> Self {
+        Self {
+            took: Duration::ZERO,
+            verdict: Verdict::Sound,
+        }
+    }
+}
+
+impl Between {
+    /// Steps what is due before `deadline`. Once a step has failed the worker only ends its judgement.
+    fn step(mut self, shared: &Arc<Shared>, index: usize, deadline: Instant) -> Self {
+        if self.verdict == Verdict::Broken {
+            return self;
+        }
+        let Some(suspended) = shared.suspend_watch(index) else {
+            return self;
+        };
+        let started = Instant::now();
+        while self.verdict == Verdict::Sound {
+            let batch = shared.steps_before(deadline);
+            if batch.is_empty() {
+                break;
+            }
+            self.verdict = work_on(shared, index, batch);
+        }
+        self.took += started.elapsed();
+        shared.resume_watch(index, suspended);
+        self
+    }
 }
 
 /// A probe step under the eyes of the watchdog.

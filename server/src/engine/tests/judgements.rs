@@ -1,5 +1,6 @@
 //! Judgements are jobs of their own: nobody else waits for them, what is said is the same, and one that fails ends its session only.
 
+use waxwing_model::pauses::pause;
 use waxwing_model::transcript::{Judgement, TextScorer, Transcriber};
 
 use super::*;
@@ -10,7 +11,7 @@ const HEARD: usize = 2 * NUM_FEATURES;
 /// What a scorer says of so many texts.
 type Says = fn(usize) -> Judgement;
 
-/// Thinks the more of a text the fewer letters `a` it has; its judgements can be told to fail, to wait, or what to be.
+/// Thinks the more of a text the fewer letters `a` it has; its judgements can be told to fail, to wait, or what to be. Each has one pause, with a fault before and one behind it.
 #[derive(Default)]
 pub(super) struct Scorer {
     faults: Mutex<VecDeque<Fault>>,
@@ -26,6 +27,20 @@ impl Scorer {
 
     fn say(&self, says: Says) {
         *self.says.lock().unwrap() = Some(says);
+    }
+
+    fn fault(&self, texts: usize) {
+        // Not under the lock: what panics would poison it.
+        let fault = self.faults.lock().unwrap().pop_front();
+        match fault {
+            Some(Fault::Panic) => panic!("asked to panic"),
+            Some(Fault::Gate(begun, go_on)) => {
+                // A test that is over has dropped its ends.
+                let _ = begun.send(texts);
+                let _ = go_on.recv();
+            }
+            _ => {}
+        }
     }
 
     fn gate(&self) -> Gate {
@@ -44,17 +59,9 @@ impl TextScorer for Scorer {
     fn judge(&self, frames: &[f32], texts: &[String]) -> Judgement {
         assert_eq!(frames.len() % HEARD, 0);
         *self.frames.lock().unwrap() += frames.len() / HEARD;
-        // Not under the lock: what panics would poison it.
-        let fault = self.faults.lock().unwrap().pop_front();
-        match fault {
-            Some(Fault::Panic) => panic!("asked to panic"),
-            Some(Fault::Gate(begun, go_on)) => {
-                // A test that is over has dropped its ends.
-                let _ = begun.send(texts.len());
-                let _ = go_on.recv();
-            }
-            _ => {}
-        }
+        self.fault(texts.len());
+        pause();
+        self.fault(texts.len());
         let says = *self.says.lock().unwrap();
         if let Some(says) = says {
             return says(texts.len());
@@ -227,6 +234,117 @@ async fn others_are_stepped_while_an_utterance_is_judged() {
     events.extend(rest(&waiting).await);
     assert_eq!(finals(&events), expected);
     all_free(&engine).await;
+}
+
+/// An engine with one worker, which is in the first half of a judgement that is due in an hour; the two halves' gates.
+struct Occupied {
+    engine: Arc<Engine>,
+    fake: Arc<Fake>,
+    judged: Stream,
+    halves: [Gate; 2],
+    /// What will be said in the end.
+    expected: Vec<Utterance>,
+}
+
+async fn occupied(audio: &[u8], options: EngineOptions) -> Occupied {
+    let (fake, scorer) = (Fake::new(), Arc::new(Scorer::default()));
+    let model = Judged {
+        fake: Arc::clone(&fake),
+        scorer: Arc::clone(&scorer),
+    };
+    let hour = EngineOptions {
+        file_patience: Duration::from_secs(3_600),
+        ..options
+    };
+    let engine = Engine::start(vec![Arc::new(model)], hour).unwrap();
+    let expected = finals(&heard(&engine, &judging(), audio).await);
+    let halves = [scorer.gate(), scorer.gate()];
+    let file = StreamRequest {
+        class: Class::File,
+        ..judging()
+    };
+    let judged = engine.open(&file).unwrap();
+    send(&judged, audio);
+    stop(&judged);
+    halves[0].begun.recv().unwrap();
+    Occupied {
+        engine,
+        fake,
+        judged,
+        halves,
+        expected,
+    }
+}
+
+#[tokio::test]
+async fn segments_that_are_due_before_a_judgement_go_first_in_its_pauses() {
+    let audio = speech(1, 3.0);
+    let occupied = occupied(&audio, options(1)).await;
+    let [first, second] = &occupied.halves;
+    let live = occupied.engine.open(&request()).unwrap();
+    send(&live, &audio);
+    stop(&live);
+    first.go_on.send(()).unwrap();
+    // All of it, with the only worker in the middle of the judgement.
+    let events = rest(&live).await;
+    second.begun.recv().unwrap();
+    second.go_on.send(()).unwrap();
+    assert_eq!(finals(&rest(&occupied.judged).await), occupied.expected);
+    let alone = heard(&occupied.engine, &request(), &audio).await;
+    assert!(!finals(&alone).is_empty());
+    assert_eq!(finals(&events), finals(&alone));
+    all_free(&occupied.engine).await;
+}
+
+#[tokio::test]
+async fn a_step_that_fails_in_the_pause_of_a_judgement_does_not_harm_it() {
+    let audio = speech(1, 3.0);
+    let occupied = occupied(&audio, options(1)).await;
+    let [first, second] = &occupied.halves;
+    occupied.fake.then(Fault::Panic);
+    let live = occupied.engine.open(&request()).unwrap();
+    send(&live, &audio);
+    first.go_on.send(()).unwrap();
+    assert_eq!(error_code(&rest(&live).await), Some(ErrorCode::EngineFailed));
+    second.begun.recv().unwrap();
+    second.go_on.send(()).unwrap();
+    assert_eq!(finals(&rest(&occupied.judged).await), occupied.expected);
+    // The worker is rebuilt behind it.
+    soon(async {
+        while occupied.engine.status().state != EngineState::Ready {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(
+        finals(&heard(&occupied.engine, &judging(), &audio).await),
+        occupied.expected
+    );
+    all_free(&occupied.engine).await;
+}
+
+#[tokio::test]
+async fn a_step_that_hangs_in_the_pause_of_a_judgement_is_found() {
+    let audio = speech(1, 3.0);
+    let occupied = occupied(
+        &audio,
+        EngineOptions {
+            hang_after: Duration::from_millis(100),
+            ..options(1)
+        },
+    )
+    .await;
+    let hangs = occupied.fake.gate();
+    let live = occupied.engine.open(&request()).unwrap();
+    send(&live, &audio);
+    occupied.halves[0].go_on.send(()).unwrap();
+    soon(occupied.engine.failed()).await;
+    for stream in [&live, &occupied.judged] {
+        assert_eq!(error_code(&rest(stream).await), Some(ErrorCode::EngineFailed));
+    }
+    hangs.go_on.send(()).unwrap();
+    let _ = occupied.halves[1].go_on.send(());
+    all_free(&occupied.engine).await;
 }
 
 #[tokio::test]

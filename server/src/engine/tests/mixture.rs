@@ -171,7 +171,10 @@ fn simulate(speakers: usize, files: usize, row: u64, end: u64) -> (Vec<i64>, usi
             .partition(|stream| stream.due - stream.segment <= now);
         coming = later;
         ready.into_iter().for_each(|stream| push(&mut queue, stream));
-        let batch = queue.pop_batch(|_| ROWS, |_| (TURN / row) as usize);
+        let batch = queue.pop_batch(|_| BatchLimits {
+            rows: ROWS,
+            file_rows: (TURN / row) as usize,
+        });
         now += (batch.len() as u64 * row).max(1);
         for Ready { deadline, item, .. } in batch {
             match item.class {
@@ -238,7 +241,10 @@ proptest! {
         let longest = *segments.iter().max().unwrap();
         let mut furthest = 0;
         for _ in 0..600 {
-            let batch = queue.pop_batch(|model| rows[model], |_| 1);
+            let batch = queue.pop_batch(|model| BatchLimits {
+                rows: rows[model],
+                file_rows: 1,
+            });
             let first = batch[0].item.due;
             prop_assert!(furthest <= first + 1_000 + 2 * longest, "{furthest} while {first} waited");
             for ready in batch {
