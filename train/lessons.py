@@ -6,7 +6,7 @@ a frame for 40 ms, utterances back to back:
 * ``shard-N.states``, (frames, 5, 384) f16: what stands behind each of its layers, without what the positions that were added in front make of it, the mean of two frames of 20 ms;
 * ``shard-N.posteriors``, (frames) of `POSTERIORS`: the most probable word pieces, of two frames each piece's higher probability.
 
-The pupil hears the same utterance in ever new disguises and is asked for the same frames.
+The pupil hears the same utterance in ever new disguises and is asked for the same frames; and now and then noise alone, in which there is nothing to write.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from scipy.signal import resample_poly
 from torch.nn import functional as F
 
 import evaluate
-from augmentation import RATE, augment, mask, pause
+from augmentation import RATE, augment, mask, noise, pause
 from data import RATIOS, RECORDED, Batches
 from features import HOP, LOG_FLOOR, features
 from fsmn import HOP_SAMPLES, PAIRS, STRIDE, DeepFsmn, stacked
@@ -31,6 +31,7 @@ MOST = 8                                                       # word pieces kep
 POSTERIORS = np.dtype([("ids", "u1", MOST), ("probabilities", "<f2", MOST)])
 STATES, LIKELY = ".states", ".posteriors"
 TEACHERS = {STATES: (np.float16, (PAIRS, DIM)), LIKELY: (POSTERIORS, ())}
+WORDLESS = 0.03                                                # share of items without speech
 LONGEST = 16 * RATE                                            # samples of an utterance
 AHEAD = HOP                                                    # samples of silence in front of what the teacher hears: its frames of 40 ms are centred on the pupil's
 
@@ -132,8 +133,17 @@ class Lessons(Batches):
             found[suffix] = frames[slice(*starts[first])]
         return found
 
+    @staticmethod
+    def wordless(rng):
+        """2 to 8 s of noise between full scale and nothing; zeros, now and then."""
+        samples = noise(rng, int(RATE * rng.uniform(2, 8)), lambda length: rng.standard_normal(length))
+        gain = 0 if rng.random() < 0.1 else 10 ** (-rng.uniform(1, 90) / 20) / np.abs(samples).max()
+        return (np.round(samples * gain * 32767) / 32768).astype(np.float32)
+
     def utterance(self, rng, shards, queue):
-        """One item, or two or three joined by a pause: (samples, text, [(teacher, first output frame, frames)])."""
+        """One item, or two or three joined by a pause: (samples, text, [(teacher, first output frame, frames)]); or a wordless one."""
+        if rng.random() < WORDLESS:
+            return self.wordless(rng), "", []
         parts, texts, taught, total = [], [], [], 0
         for _ in range(1 if rng.random() > self.joined else rng.integers(2, 4)):
             item = queue[-1]
@@ -177,7 +187,7 @@ class Lessons(Batches):
                 told[suffix][i, first:first + len(frames)] = frames
                 known[suffix][i, first:first + len(frames)] = True
         states, likely = told.values()
-        ids = [torch.tensor(self.tokens.encode(text)) for _, text, _ in batch]
+        ids = [torch.tensor(self.tokens.encode(text), dtype=torch.long) for _, text, _ in batch]
         lengths = torch.tensor([min(count, len(samples) // HOP_SAMPLES + 2) for samples, _, _ in batch])
         return {"features": stacked(spectrum), "lengths": lengths, "targets": (torch.cat(ids), torch.tensor([len(row) for row in ids])),
                 "states": torch.from_numpy(states), "states_known": known[STATES], "posterior_known": known[LIKELY],

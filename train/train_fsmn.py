@@ -57,7 +57,7 @@ def arguments():
 def ctc(log_probs, batch):
     """The CTC loss per target token."""
     targets, counts = batch["targets"]
-    return F.ctc_loss(log_probs.transpose(0, 1), targets.to(log_probs.device), batch["lengths"], counts, reduction="sum", zero_infinity=True) / counts.sum()
+    return F.ctc_loss(log_probs.transpose(0, 1), targets.to(log_probs.device), batch["lengths"], counts, reduction="sum", zero_infinity=True) / counts.sum().clamp_min(1)
 
 
 def work(rank, options, model, shared, average, saved):
@@ -66,7 +66,7 @@ def work(rank, options, model, shared, average, saved):
     device = next(model.parameters()).device
     tokens = Tokens(options.teacher / "tokens.txt")
     model.stem.convolutions.requires_grad_(False)
-    optimizer = torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], lr=0.0, betas=(0.9, 0.99), weight_decay=0.01)
     if saved:
         optimizer.load_state_dict(saved["optimizer"])
     last, tests = options.out / "last.pt", {}
@@ -118,7 +118,7 @@ def work(rank, options, model, shared, average, saved):
         if known.any():
             # Summed over frames and divided by tokens, as CTC's loss is.
             told = log_probs[:, :known.shape[1]][known].gather(1, batch["posterior_ids"][known])
-            surprise = -(told * batch["posteriors"][known]).sum() / batch["targets"][1].sum()
+            surprise = -(told * batch["posteriors"][known]).sum() / batch["targets"][1].sum().clamp_min(1)
         (options.words * loss + options.posteriors * surprise + options.states * scale * distance).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
