@@ -14,8 +14,10 @@ use super::vectorised;
 const WEIGHT_LIMIT: f32 = 127.0;
 /// Mean square of what rounding loses, in units, that is the arithmetic's own error.
 const EXACT: f32 = 1e-8;
-/// Least value that a row's greatest weight may be given.
+/// Least value that a row's greatest weight may be given, unless a stored grid wants less.
 const LEAST_GREATEST_WEIGHT: u8 = 112;
+/// What the greatest weight becomes where a row was stored in six bits: 31 steps reach to it, or, in a row whose greatest weight is negative, 32.
+const OF_SIX_BITS: [u8; 2] = [4 * 31, 3 * 32];
 /// Greatest input: with it, 8,192 products of the greatest weight fit 32 bits.
 const INPUT_LIMIT: f32 = 2047.0;
 /// Most inputs that a layer may have, by the limits above.
@@ -99,8 +101,8 @@ fn nearest(units: f32) -> i32 {
 
 /// Value of a unit with which rounding a row of weights loses least, of those that use nearly all of the range.
 ///
-/// Weights that were stored in fewer bits with a scale of their own, as the shipped models are, with 31 steps each way, lie on a grid; the greatest
-/// of them as 127 would miss it, as 124 hits it exactly.
+/// Weights that were stored in fewer bits with a scale of their own, as the shipped models are, with 31 steps up and 32 down, lie on a grid; the greatest
+/// of them as 127 would miss it, as 124 or 96 hits it exactly.
 fn best_scale(row: &[f32]) -> f32 {
     let most = row.iter().fold(0.0f32, |most, value| most.max(value.abs()));
     if most == 0.0 {
@@ -129,7 +131,10 @@ fn best_scale(row: &[f32]) -> f32 {
         sums.iter().sum()
     };
     let (mut least, mut best) = (f32::INFINITY, most / WEIGHT_LIMIT);
-    for greatest in (LEAST_GREATEST_WEIGHT..=WEIGHT_LIMIT as u8).rev() {
+    for greatest in OF_SIX_BITS
+        .into_iter()
+        .chain((LEAST_GREATEST_WEIGHT..=WEIGHT_LIMIT as u8).rev())
+    {
         let scale = most / f32::from(greatest);
         let units = lost(scale);
         if scale * scale * units < least {
@@ -245,15 +250,23 @@ mod tests {
 
     #[test]
     fn weights_that_lie_on_a_grid_of_fewer_bits_are_kept_exactly() {
-        for greatest in [7, 15, 31, 63] {
+        for (least, greatest) in [
+            (-7, 7),
+            (-8, 7),
+            (-15, 15),
+            (-16, 15),
+            (-31, 31),
+            (-32, 31),
+            (-63, 63),
+        ] {
             let unit = 0.003_7;
-            let row: Vec<f32> = (-greatest..=greatest).map(|step| step as f32 * unit).collect();
+            let row: Vec<f32> = (least..=greatest).map(|step| step as f32 * unit).collect();
             let scale = best_scale(&row);
             for value in &row {
                 let kept = (value / scale).round() * scale;
                 assert!(
                     (kept - value).abs() < 1e-6 * unit,
-                    "{greatest}: {value} became {kept}"
+                    "{least} to {greatest}: {value} became {kept}"
                 );
             }
         }
