@@ -1,4 +1,4 @@
-"""Recorded English speech with exact texts from one Debian package and three public repositories, as shards beside those of ``recordings.py``.
+"""Recorded English speech with its words from one Debian package and public repositories, as shards beside those of ``recordings.py``.
 
 * ``drascula``: *Drascula: The Vampire Strikes Back* (1996), a third adventure game of Debian's main section (``drascula``, and ``scummvm-data`` for ``drascula.dat``):
   8 bits at 11 kHz, about ten actors, 0.69 h. Free to pass on and to change with its notices, as the other two games are. Text: the
@@ -10,11 +10,22 @@
   to seven with pauses of 0.05 to 0.25 s. Text: the file names.
 * ``speechocean``: speechocean762 (``jimbozhang/speechocean762``), 5,000 sentences read by 250 people whose first language is Mandarin, children among them, on their own telephones, 4.6 h at
   16 kHz, Apache 2.0 where its authors publish it (Zhang et al., Interspeech 2021). Text: the repository's own, in Kaldi's form.
+* ``voxforge``: 220 sessions of VoxForge that ``arishakashif/speaker-recognition`` holds, 69 user names, 2.7 h, GPL v3. Text: each session's ``etc/PROMPTS``, nearly all of it CMU ARCTIC's sentences.
+* ``cathy``: ``rhasspy/dataset-voice-cathy``, one woman reads CMU ARCTIC's sentences, 1.35 h, CC0. Text: beside each clip.
+* ``commonvoice``: clips of Mozilla's Common Voice, CC0, that ``omnilingo/rsample-100-cv-corpus-6.1-2020-12-11`` (its ``en``) and ``puri-gagan/speechdataset`` hold, some 100 speakers, 0.2 h. Text: ``validated.tsv``.
+* ``barista``: 619 orders of coffee by more than 50 speakers on their own microphones (``Picovoice/speech-to-intent-benchmark``, Apache 2.0), 1.4 h. Text: none; what `en-emformer` makes of them as served.
+
+Telephone prompts of the Asterisk project are not among them and must not be: its voice is the one that the models are measured on.
 """
 
 import argparse
+import csv
+import hashlib
+import json
 import random
 import struct
+import subprocess
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 
@@ -96,6 +107,74 @@ def speechocean(folder):
             yield resample(samples - samples.mean(), rate), text
 
 
+def heard(path, known):
+    """The first channel of a clip at 16 kHz; None where it cannot be read, is in ``known`` already, or is too quiet or too even to be speech."""
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError:
+        return None
+    samples = samples[:, 0]
+    name = hashlib.md5((samples * 32767).astype("<i2").tobytes()).digest()
+    if len(samples) < 0.3 * rate or name in known:
+        return None
+    known.add(name)
+    samples = resample(samples - samples.mean(), rate)
+    parts = samples[:len(samples) // (RATE // 50) * (RATE // 50)].reshape(-1, RATE // 50)
+    loud, quiet = np.percentile(10 * np.log10(np.square(parts).mean(1) + 1e-10), (95, 10))
+    return samples if loud > -50 and loud - quiet > 12 else None
+
+
+def voxforge(folder):
+    """Clips of VoxForge's sessions, each a folder with ``etc/PROMPTS`` and ``wav``."""
+    known = set()
+    for prompts in sorted(folder.rglob("etc/PROMPTS")):
+        lines = (line.split(None, 1) for line in prompts.read_text(encoding="utf-8", errors="replace").splitlines())
+        texts = {line[0].split("/")[-1]: line[1] for line in lines if len(line) == 2}
+        for path in sorted((prompts.parent.parent / "wav").glob("*.wav")):
+            text = words(texts.get(path.stem, "0"))
+            samples = heard(path, known) if text else None
+            if samples is not None:
+                yield samples, text
+
+
+def cathy(folder):
+    """Clips that have their text beside them."""
+    known = set()
+    for path in sorted((folder / "data").glob("*.wav")):
+        text = words(path.with_suffix(".txt").read_text(errors="replace").strip()) if path.with_suffix(".txt").exists() else None
+        samples = heard(path, known) if text else None
+        if samples is not None:
+            yield samples, text
+
+
+def commonvoice(folders):
+    """Validated clips that at most a third of the voters were against."""
+    known = set()
+    for table in sorted(path for folder in folders for path in folder.rglob("validated.tsv")):
+        for row in csv.DictReader(open(table, encoding="utf-8"), delimiter="\t"):
+            text = words(row["sentence"].replace("\u201c", '"').replace("\u201d", '"').replace("(", ",").replace(")", ","))
+            path = table.parent / "clips" / row["path"]
+            doubtful = int(row["down_votes"] or 0) * 2 > int(row["up_votes"] or 0)
+            samples = heard(path, known) if text and path.exists() and not doubtful else None
+            if samples is not None:
+                yield samples, text
+
+
+def barista(folder, program):
+    """Orders of coffee, with what ``program`` (``waxwing``) hears in them."""
+    known = set()
+    clips = [trim(samples) for path in sorted((folder / "data/speech").rglob("*.wav")) if (samples := heard(path, known)) is not None]
+    with tempfile.TemporaryDirectory() as place:
+        paths = [Path(place) / f"{i:04}.wav" for i in range(len(clips))]
+        for path, samples in zip(paths, clips):
+            soundfile.write(path, samples, RATE)
+        lines = subprocess.run([program, "transcribe", "--format", "json", *paths], check=True, capture_output=True, text=True).stdout.splitlines()
+    for samples, line in zip(clips, filter(str.strip, lines), strict=True):
+        text = words(json.loads(line)["text"])
+        if text:
+            yield samples, text
+
+
 def kept(clips, grams, slowest=1.5):
     """Trimmed clips of a possible length and pace whose text shares no run of words with a test set."""
     for samples, text in clips:
@@ -112,6 +191,11 @@ if __name__ == "__main__":
     parser.add_argument("--lists", type=Path, nargs="*", default=[], help="LJSpeech's texts, id|text")
     parser.add_argument("--digits", type=Path, help="folder of the Free Spoken Digit Dataset")
     parser.add_argument("--speechocean", type=Path, help="folder of speechocean762")
+    parser.add_argument("--voxforge", type=Path, help="folder with VoxForge's sessions, anywhere below")
+    parser.add_argument("--cathy", type=Path, help="folder of dataset-voice-cathy")
+    parser.add_argument("--commonvoice", type=Path, nargs="*", default=[], help="folders with validated.tsv and clips, anywhere below")
+    parser.add_argument("--barista", type=Path, help="folder of speech-to-intent-benchmark")
+    parser.add_argument("--waxwing", type=Path, help="the program that writes down what is said there")
     parser.add_argument("--forbidden", type=Path, nargs="*", default=[], help="tab-separated transcripts of test sets: lines that overlap are left out")
     options = parser.parse_args()
     grams = sentences.runs_of_words(line.split("\t")[-1] for path in options.forbidden for line in path.read_text().splitlines())
@@ -123,3 +207,11 @@ if __name__ == "__main__":
         write(kept(digits(options.digits), grams), options.out, "digits")
     if options.speechocean:
         write(kept(speechocean(options.speechocean), grams, slowest=3), options.out, "speechocean")
+    if options.voxforge:
+        write(kept(voxforge(options.voxforge), grams, slowest=3), options.out, "voxforge")
+    if options.cathy:
+        write(kept(cathy(options.cathy), grams), options.out, "cathy")
+    if options.commonvoice:
+        write(kept(commonvoice(options.commonvoice), grams, slowest=3), options.out, "commonvoice")
+    if options.barista:
+        write(kept(barista(options.barista, options.waxwing), grams, slowest=3), options.out, "barista")
