@@ -2,7 +2,8 @@
 
 It begins with the larger model's stem, which stays as it is, its head, and the most important parts of its layers. First each pair of layers learns for itself what the larger model's layer does (``--apart``, without words),
 then the chain of them. The loss is CTC's, the cross entropy with the larger model's posteriors,
-and the distance between the streams behind each pair of layers and behind the larger model's layer, whose weight falls with the learning rate. In the last
+and the distance between the streams behind each pair of layers and behind the larger model's layer, whose weight falls with the learning rate. At last it goes on with CTC's alone (``--words 1 --posteriors 0 --states 0``):
+who follows longer learns the larger model's mistakes. In the last
 ``--rounding`` of the time the weights of the linear layers are rounded to 6 bits on the way forward, as export.py stores them, and learn to live with it. Several processes
 update the same weights without waiting for each other, as in train.py.
 """
