@@ -124,40 +124,38 @@ def heard(path, known):
     return samples if loud > -50 and loud - quiet > 12 else None
 
 
-def voxforge(folder):
-    """Clips of VoxForge's sessions, each a folder with ``etc/PROMPTS`` and ``wav``."""
+def spoken(clips):
+    """(samples, text) of (path, text or None), each recording once."""
     known = set()
-    for prompts in sorted(folder.rglob("etc/PROMPTS")):
-        lines = (line.split(None, 1) for line in prompts.read_text(encoding="utf-8", errors="replace").splitlines())
-        texts = {line[0].split("/")[-1]: line[1] for line in lines if len(line) == 2}
-        for path in sorted((prompts.parent.parent / "wav").glob("*.wav")):
-            text = words(texts.get(path.stem, "0"))
-            samples = heard(path, known) if text else None
-            if samples is not None:
-                yield samples, text
-
-
-def cathy(folder):
-    """Clips that have their text beside them."""
-    known = set()
-    for path in sorted((folder / "data").glob("*.wav")):
-        text = words(path.with_suffix(".txt").read_text(errors="replace").strip()) if path.with_suffix(".txt").exists() else None
+    for path, text in clips:
         samples = heard(path, known) if text else None
         if samples is not None:
             yield samples, text
 
 
+def voxforge(folder):
+    """Clips of VoxForge's sessions, each a folder with ``etc/PROMPTS`` and ``wav``."""
+    for prompts in sorted(folder.rglob("etc/PROMPTS")):
+        lines = (line.split(None, 1) for line in prompts.read_text(encoding="utf-8", errors="replace").splitlines())
+        texts = {line[0].split("/")[-1]: line[1] for line in lines if len(line) == 2}
+        for path in sorted((prompts.parent.parent / "wav").glob("*.wav")):
+            yield path, words(texts.get(path.stem, "0"))
+
+
+def cathy(folder):
+    """Clips that have their text beside them."""
+    for path in sorted((folder / "data").glob("*.wav")):
+        text = path.with_suffix(".txt")
+        yield path, words(text.read_text(errors="replace").strip()) if text.exists() else None
+
+
 def commonvoice(folders):
     """Validated clips that at most a third of the voters were against."""
-    known = set()
     for table in sorted(path for folder in folders for path in folder.rglob("validated.tsv")):
         for row in csv.DictReader(open(table, encoding="utf-8"), delimiter="\t"):
-            text = words(row["sentence"].replace("\u201c", '"').replace("\u201d", '"').replace("(", ",").replace(")", ","))
-            path = table.parent / "clips" / row["path"]
             doubtful = int(row["down_votes"] or 0) * 2 > int(row["up_votes"] or 0)
-            samples = heard(path, known) if text and path.exists() and not doubtful else None
-            if samples is not None:
-                yield samples, text
+            sentence = row["sentence"].replace("\u201c", '"').replace("\u201d", '"').replace("(", ",").replace(")", ",")
+            yield table.parent / "clips" / row["path"], None if doubtful else words(sentence)
 
 
 def barista(folder, program):
@@ -208,10 +206,10 @@ if __name__ == "__main__":
     if options.speechocean:
         write(kept(speechocean(options.speechocean), grams, slowest=3), options.out, "speechocean")
     if options.voxforge:
-        write(kept(voxforge(options.voxforge), grams, slowest=3), options.out, "voxforge")
+        write(kept(spoken(voxforge(options.voxforge)), grams, slowest=3), options.out, "voxforge")
     if options.cathy:
-        write(kept(cathy(options.cathy), grams), options.out, "cathy")
+        write(kept(spoken(cathy(options.cathy)), grams), options.out, "cathy")
     if options.commonvoice:
-        write(kept(commonvoice(options.commonvoice), grams, slowest=3), options.out, "commonvoice")
+        write(kept(spoken(commonvoice(options.commonvoice)), grams, slowest=3), options.out, "commonvoice")
     if options.barista:
         write(kept(barista(options.barista, options.waxwing), grams, slowest=3), options.out, "barista")

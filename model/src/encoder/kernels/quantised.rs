@@ -265,7 +265,7 @@ mod tests {
             for value in &row {
                 let kept = (value / scale).round() * scale;
                 assert!(
-                    (kept - value).abs() < 1e-5 * unit,
+                    (kept - value).abs() <= f32::EPSILON * value.abs(),
                     "{least} to {greatest}: {value} became {kept}"
                 );
             }
