@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::promises::block_on;
+use super::queue::{BatchLimits, Ready, Work};
 use super::*;
 
 #[tokio::test]
