@@ -14,7 +14,7 @@ from scipy.signal import resample_poly
 
 from data import Shards, Tokens
 from features import LOG_FLOOR, RATE
-from fsmn import DeepFsmn
+from fsmn import DeepFsmn, begin_with
 from model import Model
 
 
@@ -125,7 +125,7 @@ def load(folder):
     tokens.names = names
     if settings["architecture"] == "deep-fsmn":
         model = DeepFsmn(len(names))
-        model.load_state_dict(read_weights(folder))
+        begin_with(model, read_weights(folder))
         return model.eval(), {"ctc": tokens}
     geometry = tuple(encoder[f"{name}_length"] for name in ("segment", "left_context", "right_context"))
     model = Model(encoder["num_layers"], {"ctc": len(names)}, geometry, encoder["ffn_dim"])

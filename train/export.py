@@ -108,6 +108,8 @@ def export(checkpoint, head, pieces, out, blank_bias=0.0, listener=None, bits=16
     out.mkdir(parents=True, exist_ok=True)
     weights = torch.load(checkpoint, map_location="cpu", weights_only=False)["average"]
     if "layers.0.linear.weight" in weights:
+        # The phones were asked for while it learnt.
+        weights = {name: value for name, value in weights.items() if not name.startswith("phones.")}
         return write(out, weights, bits, fsmn.config(LOG_FLOOR, LEFT, N_FFT, RATE), pieces)
     state = {}
     for name, value in weights.items():

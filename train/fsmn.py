@@ -1,9 +1,10 @@
 """The small model: a Deep-FSMN (Zhang et al. 2018, arXiv:1803.05030) that begins with the larger model's ears, and a CTC head.
 
 * The stem: the two convolutions of Whisper's encoder, over the seven log-mel frames around every fourth. They give two frames of 20 ms, which are joined by a weighted sum: a frame for 40 ms.
-* Layers in pairs, one for each of the larger model's, so that the stream between pairs is the larger model's and each pair can be shown what it should be. The first, a memory without an activation,
+* Five stages of three layers, one stage for each of the larger model's layers, so that the stream between stages is the larger model's and each can be shown what it should be. The first layer, a memory without an activation,
   ``x_t + project(h_t + sum a_i * h_{t-i} + sum c_j * h_{t+j})`` with ``h = linear(norm(x))``, does what attention does there, as far as its heads always look at the same places; it begins with the directions
-  in which they carry most. The second, as in the paper, ``x_t + p_t + sum a_i * p_{t-i} + sum c_j * p_{t+j}`` with ``p = project(gelu(linear(norm(x))))``, begins with the units of the feed-forward part that matter most.
+  in which they carry most. The second, as in the paper, ``x_t + p_t + sum a_i * p_{t-i} + sum c_j * p_{t+j}`` with ``p = project(gelu(linear(norm(x))))``, begins with the units of the feed-forward part that matter most. The third is
+  like the second and begins with nothing: it adds zero until it has learnt something.
 
 It is the very network that ``deep-fsmn`` names in a model directory. Zeros stand before the first frame of a memory. A frame needs ``lookahead`` frames behind it and nothing else of
 the future, so whole utterances give exactly what streaming gives.
@@ -15,16 +16,19 @@ from torch.nn import functional as F
 
 from features import HOP, features
 from model import DIM, HEADS, unit_importance
+from phones import PHONES
 
 STACK, STRIDE, NUM_MELS, TAPS = 7, 4, 80, 3                    # frames side by side; from one stacked frame to the next; frames that a convolution sees
 HOP_SAMPLES = STRIDE * HOP                                     # of a stacked frame: 40 ms
 STEM = {"frames": STACK, "convolutions": [{"taps": TAPS, "stride": 1, "dim": DIM}, {"taps": TAPS, "stride": 2, "dim": DIM}]}
 JOINED = 2                                                     # frames that the stem gives for a stacked one
 SEGMENT = 6
-PAIRS, LEFT_ORDER = 5, 10                                      # of layers; taps on the current frame and back
-HIDDEN = [192, 416, 152, 288, 120, 224, 120, 152, 96, 104]     # most where it is hardest to follow the larger model: behind the stem
-MEMORY_ON = ["hidden", "projected"] * PAIRS
-RIGHT_ORDERS = [3, 1] * 3 + [3, 0] * 2
+STAGES, LEFT_ORDER = 5, 10                                     # of layers; taps on the current frame and back
+MEMORY_ON = ["hidden", "projected", "projected"] * STAGES
+STAGE = len(MEMORY_ON) // STAGES                               # layers of one
+HIDDEN = [192, 416, 240, 152, 288, 240, 120, 224, 224, 120, 152, 208, 96, 104, 192]    # most where it is hardest to follow the larger model: behind the stem
+RIGHT_ORDERS = [3, 1, 0] * 3 + [3, 0, 0] * 2
+SPOKEN = 2                                                     # the stage behind which the phones are asked for
 
 
 def stacked(spectrum):
@@ -95,16 +99,17 @@ class DeepFsmn(nn.Module):
         self.stem = Stem()
         self.layers = nn.ModuleList(Layer(memory_on, hidden, right) for memory_on, hidden, right in zip(MEMORY_ON, HIDDEN, RIGHT_ORDERS))
         self.norm, self.head = nn.LayerNorm(DIM), Linear(DIM, classes)
+        self.phones = nn.Sequential(nn.LayerNorm(DIM), nn.Linear(DIM, PHONES))
 
     def lessons(self, x, given=None, known=None):
-        """(log-probabilities, what stands behind each pair of layers). Where ``known``, a pair begins with what is ``given`` (batch, frames, pairs, DIM) instead of what the one before says."""
+        """(log-probabilities, what stands behind each stage). Where ``known``, a stage begins with what is ``given`` (batch, frames, stages, DIM) instead of what the one before says."""
         x, behind = self.stem(x), []
         for i, layer in enumerate(self.layers):
-            if given is not None and i and i % 2 == 0:
+            if given is not None and i and i % STAGE == 0:
                 frames = known.shape[1]
-                x = torch.cat([torch.where(known[:, :, None], given[:, :, i // 2 - 1], x[:, :frames]), x[:, frames:]], 1)
+                x = torch.cat([torch.where(known[:, :, None], given[:, :, i // STAGE - 1], x[:, :frames]), x[:, frames:]], 1)
             x = layer(x)
-            behind += [x] if i % 2 else []
+            behind += [x] if i % STAGE == STAGE - 1 else []
         return self.head(self.norm(x)).log_softmax(-1), behind
 
     def forward(self, spectrum):
@@ -141,15 +146,34 @@ def inherit(pupil, teacher, spectra):
     for own, name in zip(pupil.stem.convolutions, ("conv1", "conv2")):
         own.weight.copy_(teacher.stem[name].weight.transpose(1, 2).flatten(1)), own.bias.copy_(teacher.stem[name].bias)
     for i, layer in enumerate(teacher.emformer_layers):
-        attention, own = pupil.layers[2 * i], pupil.layers[2 * i + 1]
+        attention, own, further = pupil.layers[STAGE * i:STAGE * (i + 1)]
         norm, first, second = layer.pos_ff[0], layer.pos_ff[1], layer.pos_ff[4]
         listen(attention, layer.attention)
         attention.input_norm.load_state_dict(layer.layer_norm_input.state_dict()), own.input_norm.load_state_dict(norm.state_dict())
         kept = importance[i].topk(own.linear.out_features).indices.sort().values
         own.linear.weight.copy_(first.weight[kept]), own.linear.bias.copy_(first.bias[kept])
         own.project.weight.copy_(second.weight[:, kept]), own.project.bias.copy_(second.bias)
+        further.project.weight.zero_(), further.project.bias.zero_()
     pupil.norm.load_state_dict(teacher.layer_norm.state_dict())
     pupil.head.load_state_dict(teacher.heads["ctc"].state_dict())
+
+
+@torch.no_grad()
+def begin_with(model, found):
+    """Takes weights over, of a network with two layers a stage, too; a third that was not found adds nothing yet."""
+    found_of_stage = sum(name.endswith("input_norm.weight") for name in found) // STAGES
+
+    def place(name):
+        parts = name.split(".")
+        if parts[0] == "layers":
+            stage, layer = divmod(int(parts[1]), found_of_stage)
+            parts[1] = str(stage * STAGE + layer)
+        return ".".join(parts)
+
+    missing, unexpected = model.load_state_dict({place(name): value for name, value in found.items()}, strict=False)
+    assert not unexpected and all(name.startswith(("layers.", "phones.")) for name in missing), (missing, unexpected)
+    for layer in model.layers[STAGE - 1::STAGE] if found_of_stage < STAGE else []:
+        layer.project.weight.zero_(), layer.project.bias.zero_()
 
 
 def config(log_floor, left, n_fft, rate):

@@ -23,14 +23,15 @@ import evaluate
 from augmentation import RATE, augment, mask, noise, pause
 from data import RATIOS, RECORDED, Batches
 from features import HOP, LOG_FLOOR, features
-from fsmn import HOP_SAMPLES, PAIRS, STRIDE, DeepFsmn, stacked
+from fsmn import HOP_SAMPLES, STAGES, STRIDE, DeepFsmn, stacked
 from model import DIM
+from phones import Phones
 from progress import Progress
 
 MOST = 8                                                       # word pieces kept of a frame
 POSTERIORS = np.dtype([("ids", "u1", MOST), ("probabilities", "<f2", MOST)])
 STATES, LIKELY = ".states", ".posteriors"
-TEACHERS = {STATES: (np.float16, (PAIRS, DIM)), LIKELY: (POSTERIORS, ())}
+TEACHERS = {STATES: (np.float16, (STAGES, DIM)), LIKELY: (POSTERIORS, ())}
 WORDLESS = 0.03                                                # share of items without speech
 LONGEST = 16 * RATE                                            # samples of an utterance
 AHEAD = HOP                                                    # samples of silence in front of what the teacher hears: its frames of 40 ms are centred on the pupil's
@@ -106,7 +107,7 @@ def teach(model, speech, hours):
 def spread(speech):
     """Spread (5, 384) f32 of the teacher's states, from the first shard that it has heard; None before that."""
     for path in sorted(speech.glob("shard-*.states")):
-        return torch.from_numpy(np.fromfile(path, np.float16, 20_000 * PAIRS * DIM)).float().unflatten(0, (-1, PAIRS, DIM)).std(0)
+        return torch.from_numpy(np.fromfile(path, np.float16, 20_000 * STAGES * DIM)).float().unflatten(0, (-1, STAGES, DIM)).std(0)
     return None
 
 
@@ -115,12 +116,18 @@ class Lessons(Batches):
 
     places = None
 
+    def __init__(self, *arguments, follow=tuple(TEACHERS), **named):
+        super().__init__(*arguments, **named)
+        self.phones = Phones()
+        self.follow = follow                                   # of what the teacher said: the suffixes of the files that are read
+
     def known(self, shards, item):
         """What the teachers said of an utterance: {suffix: frames}."""
         number, first = item[:2]
         self.places = self.places or {}
         found = {}
-        for suffix, (kind, width) in TEACHERS.items():
+        for suffix in self.follow:
+            kind, width = TEACHERS[suffix]
             if (number, suffix) not in self.places:
                 path = shards.folder / shards.names[number]
                 if not path.with_suffix(suffix).exists():
@@ -179,20 +186,25 @@ class Lessons(Batches):
         for row, (samples, _, _) in zip(spectrum, batch):
             if rng.random() < self.masks:
                 mask(rng, row[: len(samples) // HOP].numpy())
-        told = {suffix: np.zeros((len(batch), count, *width), kind) for suffix, (kind, width) in TEACHERS.items()}
-        known = {suffix: torch.zeros(len(batch), count, dtype=torch.bool) for suffix in TEACHERS}
+        told = {suffix: np.zeros((len(batch), count, *TEACHERS[suffix][1]), TEACHERS[suffix][0]) for suffix in self.follow}
+        known = {suffix: torch.zeros(len(batch), count, dtype=torch.bool) for suffix in self.follow}
         for i, (_, _, taught) in enumerate(batch):
             for suffix, first, frames in taught:
                 frames = frames[: count - first]
                 told[suffix][i, first:first + len(frames)] = frames
                 known[suffix][i, first:first + len(frames)] = True
-        states, likely = told.values()
         ids = [torch.tensor(self.tokens.encode(text), dtype=torch.long) for _, text, _ in batch]
         lengths = torch.tensor([min(count, len(samples) // HOP_SAMPLES + 2) for samples, _, _ in batch])
-        return {"features": stacked(spectrum), "lengths": lengths, "targets": (torch.cat(ids), torch.tensor([len(row) for row in ids])),
-                "states": torch.from_numpy(states), "states_known": known[STATES], "posterior_known": known[LIKELY],
-                "posterior_ids": torch.from_numpy(likely["ids"].astype(np.int64)), "posteriors": torch.from_numpy(likely["probabilities"].astype(np.float32)),
+        said = [self.phones.encode(text) for _, text, _ in batch]
+        phones = [torch.tensor(one or [], dtype=torch.long) for one in said]
+        made = {"phones": (torch.cat(phones), torch.tensor([len(one) for one in phones])), "phones_known": torch.tensor([one is not None for one in said]), "features": stacked(spectrum), "lengths": lengths, "targets": (torch.cat(ids), torch.tensor([len(row) for row in ids])),
                 "seconds": sum(len(samples) for samples, _, _ in batch) / RATE}
+        if STATES in told:
+            made |= {"states": torch.from_numpy(told[STATES]), "states_known": known[STATES]}
+        if LIKELY in told:
+            made |= {"posterior_known": known[LIKELY], "posterior_ids": torch.from_numpy(told[LIKELY]["ids"].astype(np.int64)),
+                     "posteriors": torch.from_numpy(told[LIKELY]["probabilities"].astype(np.float32))}
+        return made
 
 
 def main():

@@ -279,6 +279,8 @@ def write(clips, out, name):
         index.append([position, len(samples), text, name])
         pieces.append((samples * 32767).astype("<i2"))
         position += len(samples)
+    if not index:
+        raise SystemExit(f"{name}: no recording with usable words; is this the folder that --help names?")
     np.concatenate(pieces).tofile(out / f"shard-{name}.pcm")
     (out / f"shard-{name}.tmp").write_text(json.dumps(index))
     os.replace(out / f"shard-{name}.tmp", out / f"shard-{name}.json")

@@ -1,11 +1,10 @@
 """Trains the small model on the shards that synthesis.py and recordings.py write, taught by the larger model (lessons.py), with checkpoints and resume.
 
-It begins with the larger model's stem, which stays as it is, its head, and the most important parts of its layers. First each pair of layers learns for itself what the larger model's layer does (``--apart``, without words),
-then the chain of them. The loss is CTC's, the cross entropy with the larger model's posteriors,
-and the distance between the streams behind each pair of layers and behind the larger model's layer, whose weight falls with the learning rate. At last it goes on with CTC's alone (``--words 1 --posteriors 0 --states 0``):
-who follows longer learns the larger model's mistakes. In the last
-``--rounding`` of the time the weights of the linear layers are rounded to 6 bits on the way forward, as export.py stores them, and learn to live with it. Several processes
-update the same weights without waiting for each other, as in train.py.
+It begins with the larger model's stem, which stays as it is, its head, and the most important parts of its layers. First each stage learns for itself what the larger model's layer does (``--apart --words 0 --phones 0
+--posteriors 0``), then the chain of them. The loss is CTC's, of word pieces at the end and of phones in the middle, the cross entropy with the larger model's posteriors,
+and the distance between the streams behind each stage and behind the larger model's layer, whose weight falls with the learning rate. At last it goes on with CTC's alone (``--words 1 --posteriors 0 --states 0``):
+who follows longer learns the larger model's mistakes. In the last ``--rounding`` of the time the weights of the linear layers are rounded to 6 bits on the way forward, as export.py stores them, and learn to live
+with it. Several processes update the same weights without waiting for each other, as in train.py.
 """
 
 import argparse
@@ -20,8 +19,9 @@ from torch.nn import functional as F
 import evaluate
 from data import Tokens, favoured
 from features import LOG_FLOOR
-from fsmn import DeepFsmn, Linear, inherit
-from lessons import Lessons, spread
+from fsmn import SPOKEN, DeepFsmn, Linear, begin_with, inherit
+from lessons import LIKELY, STATES, Lessons, spread
+from muon import Muon
 from progress import Progress
 from train import launch
 
@@ -39,8 +39,9 @@ def arguments():
     parser.add_argument("--warmup", type=int, default=200, help="steps")
     parser.add_argument("--decay", type=float, default=1.0, help="share of --minutes, at the end, in which the learning rate falls")
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
-    parser.add_argument("--apart", action="store_true", help="each pair of layers begins with the teacher's stream")
+    parser.add_argument("--apart", action="store_true", help="each stage begins with the teacher's stream")
     parser.add_argument("--words", type=float, default=0.3, help="weight of CTC's loss; 0 with --posteriors 0 follows the teacher's streams only")
+    parser.add_argument("--phones", type=float, default=0.3, help="weight of CTC's loss of the phones, behind the stage in the middle")
     parser.add_argument("--states", type=float, default=20, help="weight of the distance to the teacher's streams at the peak rate")
     parser.add_argument("--posteriors", type=float, default=1.0, help="weight of the cross entropy with the teacher's posteriors")
     parser.add_argument("--rounding", type=float, default=0.08, help="share of --minutes, at the end, with rounded weights")
@@ -48,6 +49,7 @@ def arguments():
     parser.add_argument("--joined", type=float, default=0.2, help="share of items made of several utterances")
     parser.add_argument("--strength", type=float, default=1.0, help="of the augmentation")
     parser.add_argument("--masks", type=float, default=0.5, help="share of items with SpecAugment")
+    parser.add_argument("--muon", action="store_true", help="the layers' matrices learn by Muon instead of AdamW")
     parser.add_argument("--average", type=float, default=0.997)
     parser.add_argument("--every", type=float, default=240, help="seconds between checkpoints")
     parser.add_argument("--processes", type=int, default=1 if torch.cuda.is_available() else 2)
@@ -55,10 +57,31 @@ def arguments():
     return parser.parse_args()
 
 
-def ctc(log_probs, batch):
-    """The CTC loss per target token."""
-    targets, counts = batch["targets"]
-    return F.ctc_loss(log_probs.transpose(0, 1), targets.to(log_probs.device), batch["lengths"], counts, reduction="sum", zero_infinity=True) / counts.sum().clamp_min(1)
+def ctc(log_probs, lengths, targets, asked=None):
+    """The CTC loss per target token; ``asked`` (batch) leaves items out."""
+    ids, counts = targets
+    losses = F.ctc_loss(log_probs.transpose(0, 1), ids.to(log_probs.device), lengths, counts, reduction="none", zero_infinity=True)
+    return (losses if asked is None else losses[asked]).sum() / counts.sum().clamp_min(1)
+
+
+def lesson(model, batch, options, unit):
+    """What is wrong with a batch, by the names of the options that weigh it; what weighs nothing is left out."""
+    log_probs, behind = model.lessons(batch["features"], *([batch["states"].float(), batch["states_known"]] if options.apart else []))
+    wrong = {}
+    if options.words:
+        wrong["words"] = ctc(log_probs, batch["lengths"], batch["targets"])
+    if options.phones:
+        wrong["phones"] = ctc(model.phones(behind[SPOKEN]).log_softmax(-1), batch["lengths"], batch["phones"], batch["phones_known"])
+    if options.states and batch["states_known"].any():
+        known = batch["states_known"]
+        told = batch["states"][known].float() / unit
+        wrong["states"] = sum(F.mse_loss(stream[:, :known.shape[1]][known] / unit[i], told[:, i]) for i, stream in enumerate(behind)) / len(behind)
+    if options.posteriors and batch["posterior_known"].any():
+        known = batch["posterior_known"]
+        # Summed over frames and divided by tokens, as CTC's loss is.
+        told = log_probs[:, :known.shape[1]][known].gather(1, batch["posterior_ids"][known])
+        wrong["posteriors"] = -(told * batch["posteriors"][known]).sum() / batch["targets"][1].sum().clamp_min(1)
+    return wrong
 
 
 def work(rank, options, model, shared, average, saved):
@@ -67,9 +90,12 @@ def work(rank, options, model, shared, average, saved):
     device = next(model.parameters()).device
     tokens = Tokens(options.teacher / "tokens.txt")
     model.stem.convolutions.requires_grad_(False)
-    optimizer = torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], lr=0.0, betas=(0.9, 0.99), weight_decay=0.01)
+    matrices = [matrix for layer in model.layers for matrix in (layer.linear.weight, layer.project.weight)] if options.muon else []
+    others = [value for value in model.parameters() if value.requires_grad and not any(value is matrix for matrix in matrices)]
+    optimizers = [torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.99), weight_decay=0.01, fused=True)] + ([Muon(matrices)] if matrices else [])
     if saved:
-        optimizer.load_state_dict(saved["optimizer"])
+        for optimizer, state in zip(optimizers, saved["optimizers"]):
+            optimizer.load_state_dict(state)
     last, tests = options.out / "last.pt", {}
     if rank == 0:
         tests = evaluate.watched(options.test)
@@ -79,7 +105,7 @@ def work(rank, options, model, shared, average, saved):
 
     def checkpoint():
         step, heard, spent = shared.tolist()
-        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average.weights, "count": average.count,
+        torch.save({"model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers], "average": average.weights, "count": average.count,
                     "state": shared.clone(), "options": {name: str(value) for name, value in vars(options).items()}}, last.with_suffix(".tmp"))
         last.with_suffix(".tmp").rename(last)
         judged.load_state_dict(average.weights)
@@ -92,11 +118,11 @@ def work(rank, options, model, shared, average, saved):
             log.write(json.dumps(line) + "\n")
 
     lessons = Lessons(options.speech, tokens, None, options.seconds, int(time.time()), options.joined, options.strength, options.masks, held_out=options.held_out,
-                      part=(rank, options.processes), favour=favoured(options.favour))
+                      follow=[STATES] * bool(options.states or options.apart) + [LIKELY] * bool(options.posteriors), part=(rank, options.processes), favour=favoured(options.favour))
     source = iter(torch.utils.data.DataLoader(lessons, batch_size=None, num_workers=options.workers, prefetch_factor=8))
     started = saved_at = time.time()
     spent_before, recent = shared[2].item(), []
-    unit = spread(options.speech)
+    unit = spread(options.speech) if options.states else None
     unit = unit if unit is None else unit.to(device)
     bar = Progress(options.out.name, options.minutes, "min", spent_before / 60) if rank == 0 else None
     while shared[2].item() < options.minutes * 60:
@@ -104,37 +130,30 @@ def work(rank, options, model, shared, average, saved):
         progress = shared[2].item() / (options.minutes * 60)
         falling = max(0.0, 1 - (1 - progress) / options.decay)
         scale = min(1, (shared[0].item() + 1) / options.warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * falling)))
-        for group in optimizer.param_groups:
-            group["lr"] = options.rate * scale
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = options.rate * scale
         Linear.rounding = progress > 1 - options.rounding
-        log_probs, behind = model.lessons(batch["features"], *([batch["states"].float(), batch["states_known"]] if options.apart else []))
-        loss = ctc(log_probs, batch)
-        distance = surprise = torch.zeros(())
-        known = batch["states_known"]
-        if unit is not None and known.any():
-            told = batch["states"][known].float() / unit
-            for i, stream in enumerate(behind):
-                distance = distance + F.mse_loss(stream[:, :known.shape[1]][known] / unit[i], told[:, i]) / len(behind)
-        known = batch["posterior_known"]
-        if known.any():
-            # Summed over frames and divided by tokens, as CTC's loss is.
-            told = log_probs[:, :known.shape[1]][known].gather(1, batch["posterior_ids"][known])
-            surprise = -(told * batch["posteriors"][known]).sum() / batch["targets"][1].sum().clamp_min(1)
-        (options.words * loss + options.posteriors * surprise + options.states * scale * distance).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        wrong = lesson(model, batch, options, unit)
+        if wrong:                                              # not if the larger model alone is followed and has heard nothing of it
+            weights = vars(options) | {"states": options.states * scale}
+            sum(weights[name] * value for name, value in wrong.items()).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
         shared[0] += 1
         shared[1] += batch["seconds"]
-        recent.append((loss.item(), distance.item(), surprise.item()))
+        recent.append({name: value.item() for name, value in wrong.items()})
         if rank == 0:
             now = time.time()
             shared[2] = spent_before + now - started
             average.update(model, options.average)
-            bar.at(shared[2].item() / 60, loss=loss.item())
+            bar.at(shared[2].item() / 60, **recent[-1])
             if len(recent) == 50:
-                print(f"step {int(shared[0])} loss {sum(r[0] for r in recent) / 50:.3f} distance {sum(r[1] for r in recent) / 50:.4f} surprise {sum(r[2] for r in recent) / 50:.3f} "
-                      f"heard {shared[1] / 3600:.2f} h in {shared[2] / 60:.1f} min", flush=True)
+                means = {name: sum(one.get(name, 0) for one in recent) / 50 for name in dict.fromkeys(name for one in recent for name in one)}
+                shown = " ".join(f"{'loss' if name == 'words' else name} {value:.4f}" for name, value in means.items())
+                print(f"step {int(shared[0])} {shown} heard {shared[1] / 3600:.2f} h in {shared[2] / 60:.1f} min", flush=True)
                 recent = []
             if now - saved_at > options.every:
                 checkpoint()
@@ -150,7 +169,7 @@ def main():
 
     def begin():
         if options.start:
-            model.load_state_dict(evaluate.read_weights(options.start) if options.start.is_dir() else torch.load(options.start, map_location="cpu", weights_only=False)["average"])
+            begin_with(model, evaluate.read_weights(options.start) if options.start.is_dir() else torch.load(options.start, map_location="cpu", weights_only=False)["average"])
         else:
             teacher, _ = evaluate.load(options.teacher)
             clips = evaluate.synthetic_set(options.speech, options.held_out[0], 40)
