@@ -21,8 +21,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clips::{Heard, Stopwatch, stability};
+use waxwing_model::confidence::Evidence;
 use waxwing_model::evaluation::{Edit, ErrorCounts, ErrorRate, Improvement, align, normalise, percentile};
-use waxwing_model::hypothesis::Evidence;
 use waxwing_model::language_model::LanguageModel;
 use waxwing_model::model::Model;
 use waxwing_model::transcript::{Decoding, TranscriberOptions, Utterance};

@@ -7,75 +7,17 @@
 //! the last frame that has been seen when the utterance ends. So words never overlap, and each lasts at least one
 //! frame.
 //!
-//! **Confidence** of a word is the probability that it is right. The product over its tokens, separators included, of the highest
-//! posterior in each one's run is the acoustic model's own opinion of that; it is too high, so its odds are
-//! corrected by a power and a factor (Platt, "Probabilistic outputs for support vector machines", 1999). Where a language model is heard, words are right
-//! that the acoustics alone would not have found: there the opinion is the geometric mean over the tokens, and longer words are
-//! surer. Both corrections were fitted on real speech: `docs/decoding.md` shows how well they hold. The confidence of an utterance is the mean over its words:
-//! the share of them that is probably right.
+//! **Confidence** of a word is the probability that it is right, see [`confidence`](crate::confidence).
 
 use std::time::Duration;
 
+use crate::confidence::Evidence;
 use crate::ctc::BeamEvent;
 use crate::endpoint::frames_in;
 use crate::tokens::Tokens;
 
 /// How long a word goes on behind its last token, where nothing follows at once.
 pub const WORD_TAIL: Duration = Duration::from_millis(80);
-
-/// What a word was found with, and so what its confidence is judged by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Evidence {
-    /// Acoustics; hotwords may have helped.
-    #[default]
-    Acoustics,
-    /// Acoustics and a language model.
-    LanguageModel,
-    /// Acoustics, a language model and a [second listener](crate::second_listener), whose word counts for more than that of the acoustics.
-    SecondListener,
-}
-
-/// A log-odds of what the acoustics make of a word becomes one of its being right. `model/examples/decoding_report.rs` fits these numbers.
-struct Correction {
-    offset: f32,
-    /// Of the log-odds of the opinion.
-    slope: f32,
-    /// For each letter.
-    letter: f32,
-}
-
-impl Evidence {
-    const fn correction(self) -> Correction {
-        match self {
-            Self::Acoustics => Correction {
-                offset: -0.8,
-                slope: 0.66,
-                letter: 0.0,
-            },
-            Self::LanguageModel => Correction {
-                offset: -1.07,
-                slope: 0.43,
-                letter: 0.29,
-            },
-            Self::SecondListener => Correction {
-                offset: 1.12,
-                slope: 0.28,
-                letter: 0.125,
-            },
-        }
-    }
-
-    /// What the acoustics make of a word: `num_tokens` with the sum of their natural log-posteriors.
-    pub fn opinion(self, num_tokens: usize, log_posterior: f32) -> f32 {
-        match self {
-            Self::Acoustics => log_posterior.min(0.0).exp(),
-            // Nobody is sure here.
-            Self::LanguageModel | Self::SecondListener => (log_posterior / num_tokens.max(1) as f32)
-                .exp()
-                .clamp(1e-6, 0.9999),
-        }
-    }
-}
 
 /// Elements and bytes that the standard library's growing containers begin with.
 const SMALLEST_VECTOR: usize = 4;
@@ -90,7 +32,7 @@ pub struct Word {
     pub start: u64,
     /// The output frame behind the last one; greater than `start`, or `start` where a transducer began the next word in the same frame.
     pub end: u64,
-    /// 0 to 1; see the [module](self).
+    /// 0 to 1; see [`confidence`](crate::confidence).
     pub confidence: f32,
 }
 
@@ -121,7 +63,7 @@ pub struct Utterance {
     /// Leading words that stand in the final at the same place with the same times and confidence. All words of a
     /// final.
     pub stable_words: usize,
-    /// 0 to 1; see the [module](self).
+    /// 0 to 1; see [`confidence`](crate::confidence).
     pub confidence: f32,
     /// What the words were joined from, word separators included.
     pub tokens: Vec<EmittedToken>,
@@ -134,7 +76,7 @@ pub struct Utterance {
 pub struct Alternative {
     /// In order, not overlapping; never empty.
     pub words: Vec<Word>,
-    /// 0 to 1; see the [module](self).
+    /// 0 to 1; see [`confidence`](crate::confidence).
     pub confidence: f32,
     /// Natural log of how probable it is, measured against the utterance's own words: at most 0.
     pub score: f32,
@@ -484,7 +426,7 @@ impl Hypothesis {
         let last = tokens.last()?;
         let word: String = tokens.iter().map(|token| table.spelling(token.id)).collect();
         Some(Word {
-            confidence: probability_right(self.evidence, tokens, word.chars().count()),
+            confidence: self.evidence.confidence(tokens, word.chars().count()),
             word,
             start,
             end: (last.end + self.tail_frames).min(until),
@@ -510,19 +452,6 @@ fn make_utterance(
         tokens,
         alternatives: Vec::new(),
     })
-}
-
-/// That all of a word's tokens are right.
-fn probability_right(evidence: Evidence, tokens: &[EmittedToken], letters: usize) -> f32 {
-    let sum: f32 = tokens.iter().map(|token| token.log_posterior).sum();
-    let opinion = evidence.opinion(tokens.len(), sum);
-    let Correction {
-        offset,
-        slope,
-        letter,
-    } = evidence.correction();
-    let odds_against = ((1.0 - opinion) / opinion).powf(slope) * (-offset - letter * letters as f32).exp();
-    1.0 / (1.0 + odds_against)
 }
 
 #[cfg(test)]
@@ -589,59 +518,23 @@ mod tests {
     }
 
     #[test]
-    fn confidence_corrects_the_product_over_the_tokens() {
+    fn the_utterance_is_as_sure_as_its_words_are_on_average() {
         let table = table();
         let mut hypothesis = Hypothesis::new(1, Evidence::Acoustics);
+        assert_eq!(
+            hypothesis.set_evidence(Evidence::LanguageModel),
+            Evidence::Acoustics
+        );
+        hypothesis.set_evidence(Evidence::Acoustics);
         hypothesis.push(&table, 1, 0, 0.5f32.ln());
         hypothesis.push(&table, 2, 1, 0.1f32.ln());
         hypothesis.extend(2, 2, 0.5f32.ln());
         hypothesis.push(&table, 4, 5, 0.0);
         let all = hypothesis.take_all(&table, 0, 6).unwrap();
-        // A product of 1/4 is odds of 3 against: 3 to the power of 0.66, times e to the power of 0.8.
-        let expected = 1.0 / (1.0 + 2.0649 * 2.2255);
-        assert!((all.words[0].confidence - expected).abs() < 1e-4, "{all:?}");
+        let expected = Evidence::Acoustics.confidence(&all.tokens[..2], 1);
+        assert_eq!(all.words[0].confidence, expected);
         assert_eq!(all.words[1].confidence, 1.0);
-        assert!((all.confidence - (expected + 1.0) / 2.0).abs() < 1e-4, "{all:?}");
-    }
-
-    #[test]
-    fn behind_a_language_model_confidence_corrects_the_mean_over_the_tokens() {
-        let table = table();
-        let mut hypothesis = Hypothesis::new(1, Evidence::LanguageModel);
-        hypothesis.push(&table, 1, 0, 0.5f32.ln());
-        hypothesis.push(&table, 2, 1, 0.5f32.ln());
-        hypothesis.set_evidence(Evidence::Acoustics);
-        hypothesis.set_evidence(Evidence::LanguageModel);
-        let all = hypothesis.take_all(&table, 0, 6).unwrap();
-        // A mean of 1/2 is even odds, whatever their power.
-        let letters = all.words[0].word.chars().count() as f32;
-        let expected = 1.0 / (1.0 + (1.07 - 0.29 * letters).exp());
-        assert!((all.words[0].confidence - expected).abs() < 1e-4, "{all:?}");
-    }
-
-    #[test]
-    fn what_a_second_listener_heard_too_is_surer() {
-        let table = table();
-        let mut confidences = Vec::new();
-        for evidence in [Evidence::LanguageModel, Evidence::SecondListener] {
-            let mut hypothesis = Hypothesis::new(1, Evidence::Acoustics);
-            assert_eq!(hypothesis.set_evidence(evidence), Evidence::Acoustics);
-            hypothesis.push(&table, 1, 0, 0.5f32.ln());
-            hypothesis.push(&table, 2, 1, 0.5f32.ln());
-            confidences.push(hypothesis.take_all(&table, 0, 6).unwrap().words[0].confidence);
-        }
-        assert!(
-            confidences[0] < confidences[1] && confidences[1] < 1.0,
-            "{confidences:?}"
-        );
-    }
-
-    #[test]
-    fn impossible_words_have_no_confidence() {
-        let table = table();
-        let mut hypothesis = Hypothesis::new(1, Evidence::Acoustics);
-        hypothesis.push(&table, 4, 0, f32::NEG_INFINITY);
-        assert_eq!(hypothesis.take_all(&table, 0, 1).unwrap().confidence, 0.0);
+        assert!((all.confidence - (expected + 1.0) / 2.0).abs() < 1e-6, "{all:?}");
     }
 
     #[test]

@@ -11,6 +11,7 @@
 pub mod architecture;
 pub mod attention_decoder;
 pub mod bench;
+pub mod confidence;
 pub mod config;
 pub mod convert;
 pub mod ctc;

@@ -15,9 +15,10 @@ mod rescoring;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::confidence::Evidence;
 use crate::ctc::{BeamEvent, Fusion, GreedyDecoder, Hotwords, PrefixBeam, Pruning, SETTLE_EVERY, SecondPass};
 use crate::endpoint::{EndpointDetector, Verdict, frames_in};
-use crate::hypothesis::{Evidence, Hypothesis, WORD_TAIL};
+use crate::hypothesis::{Hypothesis, WORD_TAIL};
 use crate::language_model::LanguageModel;
 use crate::tokens::Tokens;
 use crate::transducer::{Heard, Networks, Stage};

@@ -5,8 +5,9 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use waxwing_model::confidence::Evidence;
 use waxwing_model::ctc::{Fusion, GreedyDecoder, Hotword, Hotwords, Pruning, best_path, collapse, n_best};
-use waxwing_model::hypothesis::{Evidence, join_tokens_found_with};
+use waxwing_model::hypothesis::join_tokens_found_with;
 use waxwing_model::language_model::LanguageModel;
 use waxwing_model::tokens::Tokens;
 use waxwing_model::transcript::{

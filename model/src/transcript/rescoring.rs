@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use super::deferred::Due;
 use super::{Decoder, Transcriber};
+use crate::confidence::Evidence;
 use crate::ctc::BeamHypothesis;
 use crate::endpoint::frames_in;
-use crate::hypothesis::Evidence;
 use crate::tokens::Tokens;
 
 /// Texts that are judged, the most probable ones of the wide beam.

@@ -9,8 +9,9 @@ use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
+use waxwing_model::confidence::Evidence;
 use waxwing_model::ctc::{BeamHypothesis, Decoding, Fusion, Hotword, Hotwords, best_path_tokens, n_best};
-use waxwing_model::hypothesis::{Evidence, join_tokens_found_with};
+use waxwing_model::hypothesis::join_tokens_found_with;
 use waxwing_model::language_model::{LanguageModel, LanguageModelError};
 use waxwing_model::tokens::Tokens;
 

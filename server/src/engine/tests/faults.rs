@@ -129,35 +129,50 @@ async fn two_rows_that_are_not_finite_end_the_worker() {
     all_free(&engine).await;
 }
 
+/// Whichever step hangs: all sessions are told, what was final before stays, and nobody is let in any more.
 #[tokio::test]
 async fn a_step_that_hangs_ends_everything_and_says_so() {
-    let model = Fake::new();
-    let hang_after = Duration::from_millis(100);
-    let engine = start(
-        &model,
-        EngineOptions {
-            hang_after,
-            ..options(2)
-        },
-    );
-    let hung = engine.open(&request()).unwrap();
-    let silent = engine.open(&request()).unwrap();
-    let gate = model.gate();
-    send(&hung, &speech(1, 1.0));
-    gate.begun.recv().unwrap();
-    soon(engine.failed()).await;
-    assert_eq!(engine.status().state, EngineState::Failed);
-    for stream in [&hung, &silent] {
-        assert_eq!(error_code(&rest(stream).await), Some(ErrorCode::EngineFailed));
+    let audio = speech(1, 3.0);
+    for step in [0, 1, 5, 17, 30] {
+        let model = Fake::new();
+        let hang_after = Duration::from_millis(100);
+        let engine = start(
+            &model,
+            EngineOptions {
+                hang_after,
+                ..options(2)
+            },
+        );
+        let expected = alone(&engine, &audio).await;
+        let hung = engine.open(&request()).unwrap();
+        let silent = engine.open(&request()).unwrap();
+        (0..step).for_each(|_| model.then(Fault::None));
+        let gate = model.gate();
+        send(&hung, &audio);
+        gate.begun.recv().unwrap();
+        soon(engine.failed()).await;
+        assert_eq!(engine.status().state, EngineState::Failed, "step {step}");
+        let events = rest(&hung).await;
+        assert_eq!(
+            error_code(&events),
+            Some(ErrorCode::EngineFailed),
+            "step {step}: {events:?}"
+        );
+        assert!(expected.starts_with(&finals(&events)), "step {step}");
+        assert_eq!(
+            error_code(&rest(&silent).await),
+            Some(ErrorCode::EngineFailed),
+            "step {step}"
+        );
+        let Err(OpenError::Refused(refusal)) = engine.open(&request()) else {
+            panic!("a dead engine took a stream");
+        };
+        assert_eq!(refusal.code, ErrorCode::EngineFailed);
+        // What comes back from the dead is nobody's.
+        gate.go_on.send(()).unwrap();
+        all_free(&engine).await;
+        assert_eq!(soon(hung.next_event()).await, None);
     }
-    let Err(OpenError::Refused(refusal)) = engine.open(&request()) else {
-        panic!("a dead engine took a stream");
-    };
-    assert_eq!(refusal.code, ErrorCode::EngineFailed);
-    // What comes back from the dead is nobody's.
-    gate.go_on.send(()).unwrap();
-    all_free(&engine).await;
-    assert_eq!(soon(hung.next_event()).await, None);
 }
 
 #[tokio::test]
