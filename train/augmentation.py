@@ -110,6 +110,17 @@ def augment(rng, speech, babble, strength=1.0, head=None):
     return (np.round(samples * 32767) / 32768).astype(np.float32)
 
 
+def vocal_tract(rng, features, hertz, most=0.13):
+    """Another speaker's vocal tract (Jaitly and Hinton 2013): (frames, bands) with the frequencies up to 4.8 kHz stretched or squeezed by up to 13 %, and the rest so that the uppermost stays. ``hertz``: the bands' middles."""
+    factor, edge = 1 + rng.uniform(-most, most), 4800
+    knee = edge / max(1, factor)
+    top = hertz[-1]
+    from_hertz = np.where(hertz <= knee * factor, hertz / factor, knee + (hertz - knee * factor) * (top - knee) / (top - knee * factor))
+    at = np.interp(from_hertz, hertz, np.arange(len(hertz)))
+    low = np.minimum(at.astype(int), len(hertz) - 2)
+    return (features[:, low] * (1 - (at - low)) + features[:, low + 1] * (at - low)).astype(np.float32)
+
+
 def mask(rng, features, bands=2, width=10, spans=2, length=20):
     """SpecAugment in place on (frames, 80): mel bands and time spans are set to the mean."""
     fill = features.mean()

@@ -23,6 +23,7 @@ def slaney_filters():
 
 
 FILTERS = slaney_filters()
+MIDDLES = (FILTERS @ torch.linspace(0, RATE / 2, N_FFT // 2 + 1) / FILTERS.sum(1)).numpy()    # Hz, of the filters
 WINDOW = torch.hann_window(N_FFT, periodic=True)
 
 

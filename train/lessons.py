@@ -20,9 +20,9 @@ from scipy.signal import resample_poly
 from torch.nn import functional as F
 
 import evaluate
-from augmentation import RATE, augment, mask, noise, pause
+from augmentation import RATE, augment, mask, noise, pause, vocal_tract
 from data import RATIOS, RECORDED, Batches
-from features import HOP, LOG_FLOOR, features
+from features import HOP, LOG_FLOOR, MIDDLES, features
 from fsmn import HOP_SAMPLES, STAGES, STRIDE, DeepFsmn, stacked
 from model import DIM
 from phones import Phones
@@ -184,6 +184,8 @@ class Lessons(Batches):
         count = max(frames_of(len(samples)) for samples, _, _ in batch)
         spectrum = torch.stack([features(torch.from_numpy(samples), STRIDE * (count + lookahead)) for samples, _, _ in batch])
         for row, (samples, _, _) in zip(spectrum, batch):
+            if rng.random() < self.masks:
+                row[:] = torch.from_numpy(vocal_tract(rng, row.numpy(), MIDDLES))
             if rng.random() < self.masks:
                 mask(rng, row[: len(samples) // HOP].numpy())
         told = {suffix: np.zeros((len(batch), count, *TEACHERS[suffix][1]), TEACHERS[suffix][0]) for suffix in self.follow}

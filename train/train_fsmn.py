@@ -48,7 +48,7 @@ def arguments():
     parser.add_argument("--seconds", type=float, default=24, help="padded audio in a batch")
     parser.add_argument("--joined", type=float, default=0.2, help="share of items made of several utterances")
     parser.add_argument("--strength", type=float, default=1.0, help="of the augmentation")
-    parser.add_argument("--masks", type=float, default=0.5, help="share of items with SpecAugment")
+    parser.add_argument("--masks", type=float, default=0.5, help="share of items with SpecAugment, and with another vocal tract")
     parser.add_argument("--muon", action="store_true", help="the layers' matrices learn by Muon instead of AdamW")
     parser.add_argument("--average", type=float, default=0.997)
     parser.add_argument("--every", type=float, default=240, help="seconds between checkpoints")
