@@ -115,6 +115,12 @@ def read_weights(folder):
     return read
 
 
+def mean_weights(paths):
+    """The averaged weights of a checkpoint, or those of an exported directory; of several, their mean."""
+    found = [read_weights(path) if path.is_dir() else torch.load(path, map_location="cpu", weights_only=False)["average"] for path in paths]
+    return {name: sum(one[name] for one in found) / len(found) for name in found[0]}
+
+
 def load(folder):
     """An exported model directory -> (Model, {"ctc": Tokens})."""
     folder = Path(folder)

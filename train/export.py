@@ -1,4 +1,4 @@
-"""Checkpoint -> model directory: ``config.json``, ``model.safetensors`` and ``tokens.txt``. The averaged weights and one head go in.
+"""Checkpoint -> model directory: ``config.json``, ``model.safetensors`` and ``tokens.txt``. The averaged weights and one head go in; of several checkpoints, the mean of them.
 
 Weights are f16; or, with ``--bits``, those of the linear layers are whole numbers of 8 or 6 bits with a scale for each row.
 With ``--listener`` a second listener of train_listener.py goes in too, and its vocabulary beside it.
@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 import fsmn
 from data import Tokens
+from evaluate import mean_weights
 from features import HOP, LEFT, LOG_FLOOR, N_FFT, NUM_MELS, RATE
 from model import DIM, HEADS, LEFT_CONTEXT, PERIOD, RIGHT_CONTEXT, SEGMENT
 
@@ -103,10 +104,10 @@ def listening_names(weights):
             yield f"layers.{layer}.{parts[part]}.{kind}", value
 
 
-def export(checkpoint, head, pieces, out, blank_bias=0.0, listener=None, bits=16):
+def export(checkpoints, head, pieces, out, blank_bias=0.0, listener=None, bits=16):
     """Writes the model directory ``out``."""
     out.mkdir(parents=True, exist_ok=True)
-    weights = torch.load(checkpoint, map_location="cpu", weights_only=False)["average"]
+    weights = mean_weights(checkpoints)
     if "layers.0.linear.weight" in weights:
         # The phones were asked for while it learnt.
         weights = {name: value for name, value in weights.items() if not name.startswith("phones.")}
@@ -141,7 +142,7 @@ def write(out, state, bits, settings, pieces):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoints", type=Path, nargs="+", help="one, or several of one run: the mean of their weights")
     parser.add_argument("out", type=Path)
     parser.add_argument("--head", default="characters", choices=["characters", "pieces"])
     parser.add_argument("--pieces", type=Path)
@@ -149,4 +150,4 @@ if __name__ == "__main__":
     parser.add_argument("--listener", type=Path, help="checkpoint of train_listener.py")
     parser.add_argument("--bits", type=int, default=16, choices=[6, 8, 16], help="of the linear layers' weights")
     options = parser.parse_args()
-    export(options.checkpoint, options.head, options.pieces, options.out, options.blank_bias, options.listener, options.bits)
+    export(options.checkpoints, options.head, options.pieces, options.out, options.blank_bias, options.listener, options.bits)

@@ -31,7 +31,7 @@ def arguments():
     parser.add_argument("--speech", type=Path, required=True, help="folder of shards")
     parser.add_argument("--teacher", type=Path, required=True, help="model directory of the larger model: what to begin with, and the word pieces")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and of the log")
-    parser.add_argument("--start", type=Path, help="checkpoint or exported model directory to begin with")
+    parser.add_argument("--start", type=Path, nargs="*", default=[], help="checkpoint or exported model directory to begin with; of several, the mean of their weights")
     parser.add_argument("--held-out", nargs="*", default=["shard-0-0000"])
     parser.add_argument("--favour", nargs="*", default=[], metavar="SOURCE=TIMES", help="sources that come more than once in each round, such as queen=4")
     parser.add_argument("--test", type=Path, nargs="*", default=[], help="test sets to watch (never trained on)")
@@ -52,6 +52,7 @@ def arguments():
     parser.add_argument("--muon", action="store_true", help="the layers' matrices learn by Muon instead of AdamW")
     parser.add_argument("--average", type=float, default=0.997)
     parser.add_argument("--every", type=float, default=240, help="seconds between checkpoints")
+    parser.add_argument("--keep", action="store_true", help="the averaged weights of every checkpoint, as kept-STEP.pt")
     parser.add_argument("--processes", type=int, default=1 if torch.cuda.is_available() else 2)
     parser.add_argument("--workers", type=int, default=1, help="that make batches, for each process")
     return parser.parse_args()
@@ -108,6 +109,8 @@ def work(rank, options, model, shared, average, saved):
         torch.save({"model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers], "average": average.weights, "count": average.count,
                     "state": shared.clone(), "options": {name: str(value) for name, value in vars(options).items()}}, last.with_suffix(".tmp"))
         last.with_suffix(".tmp").rename(last)
+        if options.keep:
+            torch.save({"average": average.weights}, options.out / f"kept-{int(step):08}.pt")
         judged.load_state_dict(average.weights)
         line = {"step": int(step), "hours": round(heard / 3600, 2), "minutes": round(spent / 60, 1)}
         for name, clips in tests.items():
@@ -169,7 +172,7 @@ def main():
 
     def begin():
         if options.start:
-            begin_with(model, evaluate.read_weights(options.start) if options.start.is_dir() else torch.load(options.start, map_location="cpu", weights_only=False)["average"])
+            begin_with(model, evaluate.mean_weights(options.start))
         else:
             teacher, _ = evaluate.load(options.teacher)
             clips = evaluate.synthetic_set(options.speech, options.held_out[0], 40)
