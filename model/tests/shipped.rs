@@ -124,8 +124,9 @@ fn they_are_small_enough_for_the_repository() {
         .iter()
         .flat_map(|name| files.map(|file| size(name, file)))
         .sum();
+    // 24 MiB: git keeps every version of them.
     assert!(
-        (20_000_000..=24_000_000).contains(&bytes),
+        (20_000_000..=24 << 20).contains(&bytes),
         "{bytes} bytes of weights"
     );
 }
