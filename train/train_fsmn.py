@@ -95,6 +95,8 @@ def work(rank, options, model, shared, average, saved):
     others = [value for value in model.parameters() if value.requires_grad and not any(value is matrix for matrix in matrices)]
     optimizers = [torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.99), weight_decay=0.01, fused=True)] + ([Muon(matrices)] if matrices else [])
     if saved:
+        if len(saved["optimizers"]) != len(optimizers):
+            raise SystemExit(f"{options.out} was trained {'without' if options.muon else 'with'} --muon: go on with it in the same way")
         for optimizer, state in zip(optimizers, saved["optimizers"]):
             optimizer.load_state_dict(state)
     last, tests = options.out / "last.pt", {}

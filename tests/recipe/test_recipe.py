@@ -86,7 +86,7 @@ def test_the_curves_are_drawn(work, picture):
 
 def test_training_goes_on_where_it_was_interrupted(work):
     before = log_of(work / "small")[-1]
-    recipe_python("train_fsmn.py", "--speech", work / "speech", "--teacher", work / "en-emformer", "--out", work / "small", "--minutes", before["minutes"] + 0.2, "--processes", 1)
+    recipe_python("train_fsmn.py", "--speech", work / "speech", "--teacher", work / "en-emformer", "--out", work / "small", "--minutes", before["minutes"] + 0.2, "--processes", 1, "--muon")
     after = log_of(work / "small")[-1]
     assert after["step"] > before["step"] and after["hours"] > before["hours"]
 
