@@ -518,23 +518,38 @@ mod tests {
     }
 
     #[test]
-    fn the_utterance_is_as_sure_as_its_words_are_on_average() {
+    fn words_are_as_sure_as_their_tokens_and_the_utterance_as_its_words_on_average() {
         let table = table();
-        let mut hypothesis = Hypothesis::new(1, Evidence::Acoustics);
-        assert_eq!(
-            hypothesis.set_evidence(Evidence::LanguageModel),
-            Evidence::Acoustics
-        );
-        hypothesis.set_evidence(Evidence::Acoustics);
-        hypothesis.push(&table, 1, 0, 0.5f32.ln());
-        hypothesis.push(&table, 2, 1, 0.1f32.ln());
-        hypothesis.extend(2, 2, 0.5f32.ln());
-        hypothesis.push(&table, 4, 5, 0.0);
-        let all = hypothesis.take_all(&table, 0, 6).unwrap();
-        let expected = Evidence::Acoustics.confidence(&all.tokens[..2], 1);
-        assert_eq!(all.words[0].confidence, expected);
-        assert_eq!(all.words[1].confidence, 1.0);
-        assert!((all.confidence - (expected + 1.0) / 2.0).abs() < 1e-6, "{all:?}");
+        for evidence in [
+            Evidence::Acoustics,
+            Evidence::LanguageModel,
+            Evidence::SecondListener,
+        ] {
+            let mut hypothesis = Hypothesis::new(1, Evidence::Acoustics);
+            assert_eq!(hypothesis.set_evidence(evidence), Evidence::Acoustics);
+            hypothesis.push(&table, 1, 0, 0.5f32.ln());
+            hypothesis.push(&table, 2, 1, 0.1f32.ln());
+            hypothesis.extend(2, 2, 0.5f32.ln());
+            hypothesis.push(&table, 4, 5, 0.0);
+            let all = hypothesis.take_all(&table, 0, 6).unwrap();
+            // The separator counts, and the best of a run.
+            let expected = [
+                evidence.confidence(&all.tokens[..2], 1),
+                evidence.confidence(&all.tokens[2..], 3),
+            ];
+            assert_eq!([all.words[0].confidence, all.words[1].confidence], expected);
+            assert!(
+                (all.confidence - (expected[0] + expected[1]) / 2.0).abs() < 1e-6,
+                "{all:?}"
+            );
+            if evidence == Evidence::Acoustics {
+                assert!(
+                    (expected[0] - 1.0 / (1.0 + 2.0649 * 2.2255)).abs() < 1e-4,
+                    "{all:?}"
+                );
+                assert_eq!(expected[1], 1.0);
+            }
+        }
     }
 
     #[test]
