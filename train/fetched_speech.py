@@ -11,8 +11,13 @@
 * ``speechocean``: speechocean762 (``jimbozhang/speechocean762``), 5,000 sentences read by 250 people whose first language is Mandarin, children among them, on their own telephones, 4.6 h at
   16 kHz, Apache 2.0 where its authors publish it (Zhang et al., Interspeech 2021). Text: the repository's own, in Kaldi's form.
 * ``voxforge``: 220 sessions of VoxForge that ``arishakashif/speaker-recognition`` holds, 69 user names, 2.7 h, GPL v3. Text: each session's ``etc/PROMPTS``, nearly all of it CMU ARCTIC's sentences.
-* ``cathy``: ``rhasspy/dataset-voice-cathy``, one woman reads CMU ARCTIC's sentences, 1.35 h, CC0. Text: beside each clip.
-* ``commonvoice``: clips of Mozilla's Common Voice, CC0, that ``omnilingo/rsample-100-cv-corpus-6.1-2020-12-11`` (its ``en``) and ``puri-gagan/speechdataset`` hold, some 100 speakers, 0.2 h. Text: ``validated.tsv``.
+* ``cathy``, ``kathleen``: ``rhasspy/dataset-voice-cathy`` and ``rhasspy/dataset-voice-kathleen``, one woman each reads CMU ARCTIC's sentences, 1.35 h and 1.4 h, CC0. Text: beside each clip.
+* ``commonvoice``: clips of Mozilla's Common Voice, CC0, that ``omnilingo/rsample-100-cv-corpus-6.1-2020-12-11`` (its ``en``), ``puri-gagan/speechdataset`` hold, some 100 speakers,
+  0.2 h. Text: ``validated.tsv``. Another 713 clips by 176 people, of the additions of 2024 (``shubhra-cv/17``, ``18``, ``19``), are measured on and never trained on (``--measured``).
+* ``librispeech``: LibriSpeech (Panayotov et al. 2015), volunteers who read books for LibriVox, CC BY 4.0: Mini LibriSpeech's ``train-clean-5`` (``zhangrui0712/Voice-Age``: 1,519 utterances, 28 readers, 5.3 h) and
+  one utterance of each of train-clean-100's 251 readers (``resemble-ai/Resemblyzer``, 0.9 h). Text: ``*.trans.txt``, and for the second its own transcripts as a list.
+* ``crowd``: ``cv-valid-dev`` of the first Common Voice (``JarylCJL/JarylChan_ASR``), CC0, 4,076 clips of an unknown number of people who each read a sentence or two into what they had, 5.0 h. Text: ``cv-valid-dev.csv``.
+* ``an4``: Carnegie Mellon's AN4 (``adagioNeo/VoiceInterpreter``), "free for use for any purpose", some 80 people who spell, count and give addresses, 0.8 h. Text: ``etc/an4_*.transcription``.
 * ``barista``: 619 orders of coffee by more than 50 speakers on their own microphones (``Picovoice/speech-to-intent-benchmark``, Apache 2.0), 1.4 h. Text: none; what `en-emformer` makes of them as served.
 
 Telephone prompts of the Asterisk project are not among them and must not be: its voice is the one that the models are measured on.
@@ -33,7 +38,7 @@ import numpy as np
 import soundfile
 
 import text as sentences
-from recordings import RATE, resample, trim, words, write
+from recordings import RATE, resample, trim, words, write, write_set
 
 TABLES = ("", "D", "B", "BJ", "E", "I", "L", "P", "T", "VB")        # drascula.dat's first ten tables, by the letters in front of a clip's number
 LANGUAGES = 6
@@ -149,13 +154,44 @@ def cathy(folder):
         yield path, words(text.read_text(errors="replace").strip()) if text.exists() else None
 
 
+def accepted(votes):
+    """Whether at most a third of the voters were against."""
+    return int(votes["down_votes"] or 0) * 2 <= int(votes["up_votes"] or 0)
+
+
 def commonvoice(folders):
-    """Validated clips that at most a third of the voters were against."""
+    """Validated clips that few were against."""
     for table in sorted(path for folder in folders for path in folder.rglob("validated.tsv")):
+        clips = next(place for place in (table.parent / "clips", table.parent / "validated_clips") if place.exists())
         for row in csv.DictReader(open(table, encoding="utf-8"), delimiter="\t"):
-            doubtful = int(row["down_votes"] or 0) * 2 > int(row["up_votes"] or 0)
             sentence = row["sentence"].replace("\u201c", '"').replace("\u201d", '"').replace("(", ",").replace(")", ",")
-            yield table.parent / "clips" / row["path"], None if doubtful else words(sentence)
+            yield clips / row["path"], words(sentence) if accepted(row) else None
+
+
+def crowd(folder):
+    """Clips of the first Common Voice, which has a table of another form."""
+    for table in sorted(folder.rglob("cv-valid-*.csv")):
+        for row in csv.DictReader(open(table, encoding="utf-8")):
+            yield table.parent / row["filename"], words(row["text"]) if accepted(row) else None
+
+
+def librispeech(folders, lists):
+    """Utterances with the texts of ``*.trans.txt`` and of ``id<tab>text`` lists."""
+    tables = [path for folder in folders for path in folder.rglob("*.trans.txt")]
+    texts = dict(line.split(None, 1) for path in [*tables, *lists] for line in path.read_text().splitlines() if len(line.split(None, 1)) == 2)
+    for path in sorted(path for folder in folders for path in folder.rglob("*.flac")):
+        yield path, words(texts.get(path.stem, "0"))
+
+
+def an4(folder):
+    """Utterances of ``<s> WORDS </s> (id)`` lists."""
+    texts = {}
+    for table in folder.rglob("an4_*.transcription"):
+        for line in table.read_text().splitlines():
+            text, _, name = line.rpartition("(")
+            texts[name.strip(" )")] = text.replace("<s>", "").replace("</s>", "").strip()
+    for path in sorted(folder.rglob("*.sph")):
+        yield path, words(texts.get(path.stem, "0"))
 
 
 def barista(folder, program):
@@ -191,7 +227,14 @@ if __name__ == "__main__":
     parser.add_argument("--speechocean", type=Path, help="folder of speechocean762")
     parser.add_argument("--voxforge", type=Path, help="folder with VoxForge's sessions, anywhere below")
     parser.add_argument("--cathy", type=Path, help="folder of dataset-voice-cathy")
+    parser.add_argument("--kathleen", type=Path, help="folder of dataset-voice-kathleen")
+    parser.add_argument("--librispeech", type=Path, nargs="*", default=[], help="folders with LibriSpeech's utterances, anywhere below")
+    parser.add_argument("--librispeech-lists", type=Path, nargs="*", default=[], help="texts of those without *.trans.txt beside them: id, text")
+    parser.add_argument("--crowd", type=Path, help="folder with cv-valid-*.csv and its clips, anywhere below")
+    parser.add_argument("--an4", type=Path, help="folder of AN4")
     parser.add_argument("--commonvoice", type=Path, nargs="*", default=[], help="folders with validated.tsv and clips, anywhere below")
+    parser.add_argument("--measured", type=Path, help="folder for a test set of further clips of Common Voice")
+    parser.add_argument("--measured-clips", type=Path, nargs="*", default=[], help="folders with validated.tsv and clips for it")
     parser.add_argument("--barista", type=Path, help="folder of speech-to-intent-benchmark")
     parser.add_argument("--waxwing", type=Path, help="the program that writes down what is said there")
     parser.add_argument("--forbidden", type=Path, nargs="*", default=[], help="tab-separated transcripts of test sets: lines that overlap are left out")
@@ -209,6 +252,17 @@ if __name__ == "__main__":
         write(kept(spoken(voxforge(options.voxforge)), grams, slowest=3), options.out, "voxforge")
     if options.cathy:
         write(kept(spoken(cathy(options.cathy)), grams), options.out, "cathy")
+    if options.measured:
+        clips = ((samples, text) for samples, text in spoken(commonvoice(options.measured_clips)) if len(text.split()) > 2)
+        write_set(((f"{i:04}", samples, text) for i, (samples, text) in enumerate(clips)), options.measured)
+    if options.kathleen:
+        write(kept(spoken(cathy(options.kathleen)), grams), options.out, "kathleen")
+    if options.librispeech:
+        write(kept(spoken(librispeech(options.librispeech, options.librispeech_lists)), grams), options.out, "librispeech")
+    if options.crowd:
+        write(kept(spoken(crowd(options.crowd)), grams, slowest=3), options.out, "crowd")
+    if options.an4:
+        write(kept(spoken(an4(options.an4)), grams, slowest=3), options.out, "an4")
     if options.commonvoice:
         write(kept(spoken(commonvoice(options.commonvoice)), grams, slowest=3), options.out, "commonvoice")
     if options.barista:

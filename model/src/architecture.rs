@@ -177,15 +177,15 @@ fn cannot_multiply(encoder: &EncoderConfig, device: &Device, precision: Precisio
     );
     match precision {
         Precision::F32 => None,
-        Precision::Int8 | Precision::Bf16 if !is_emformer => Some(format!(
+        Precision::Int8 | Precision::W8A8 | Precision::Bf16 if !is_emformer => Some(format!(
             "precision: expected {} for this architecture, found {precision}, which is for the Emformers",
             Precision::F32
         )),
-        Precision::Int8 | Precision::Bf16 if !device.is_cpu() => Some(format!(
+        Precision::Int8 | Precision::W8A8 | Precision::Bf16 if !device.is_cpu() => Some(format!(
             "precision: expected {} on a GPU, found {precision}, which is for the CPU",
             Precision::F32
         )),
-        Precision::Int8 | Precision::Bf16 => None,
+        Precision::Int8 | Precision::W8A8 | Precision::Bf16 => None,
     }
 }
 

@@ -20,6 +20,7 @@ fn a_step_of_a_shipped_model_allocates_nothing_once_it_is_warm() {
     for (name, precision) in [
         ("en-emformer", Precision::F32),
         ("en-emformer", Precision::Int8),
+        ("en-emformer", Precision::W8A8),
         ("en-emformer", Precision::Bf16),
         ("en-fsmn", Precision::F32),
     ] {

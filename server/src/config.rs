@@ -118,7 +118,7 @@ pub const SETTINGS: &[Setting] = &[
         apply: |config, text| { config.hosts = list(&text.to_ascii_lowercase()); Ok(()) } },
     Setting { key: "device", value_name: "DEVICE", help: "Where models run: cpu, cuda (an NVIDIA GPU, by the binary waxwing-cuda beside this one), metal (an Apple GPU, untested, where built with it), or auto: a GPU where one can be used [default: auto]",
         apply: |config, text| { config.device = text.parse()?; Ok(()) } },
-    Setting { key: "precision", value_name: "NUMBERS", help: "Numbers of the models' products on the CPU: f32, int8 (fastest) or bf16, the latter two for the Emformers [default: f32]",
+    Setting { key: "precision", value_name: "NUMBERS", help: "Numbers of the models' products on the CPU: f32, bf16, int8, or w8a8, the fastest where the processor has VNNI and the least exact; all but the first for the Emformers [default: f32]",
         apply: |config, text| { config.precision = text.parse()?; Ok(()) } },
     Setting { key: "threads", value_name: "N", help: "Worker threads; 0 is one for each core [default: 0]",
         apply: |config, text| { config.threads = in_range(text, 0, 1024)?; Ok(()) } },

@@ -1,7 +1,7 @@
-"""How many words int8 changes: the same clips through ``waxwing transcribe`` in both precisions.
+"""How many words a precision changes: the same clips through ``waxwing transcribe`` in f32 and in it.
 
-``python tests/bench/words.py CLIPS_DIR [--model DIR]`` after ``cargo build --release``. Prints the words that differ (insertions, deletions and
-replacements between the two transcripts) of the words in f32, with a bootstrap interval over clips.
+``python tests/bench/words.py CLIPS_DIR... [--precisions int8,bf16,w8a8] [--model DIR]`` after ``cargo build --release``. Prints the words that differ (insertions, deletions and
+replacements between the two transcripts) of the words in f32, with a bootstrap interval over clips, for each folder and for all together.
 """
 
 import argparse
@@ -32,20 +32,33 @@ def distance(left, right):
     return row[-1]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("clips", type=Path)
-    parser.add_argument("--waxwing", type=Path, default=Path(__file__).resolve().parents[2] / "target/release/waxwing")
-    parser.add_argument("--model")
-    arguments = parser.parse_args()
-    clips = sorted(path for path in arguments.clips.rglob("*") if path.suffix in SUFFIXES)
-    float_words, whole_words = (transcripts(arguments.waxwing, clips, name, arguments.model) for name in ("f32", "int8"))
-    counts = [(distance(left, right), len(left)) for left, right in zip(float_words, whole_words)]
+def report(name, precision, counts):
     share = lambda sample: 100 * sum(off for off, _ in sample) / max(1, sum(words for _, words in sample))
     chance = random.Random(1)
     shares = sorted(share(chance.choices(counts, k=len(counts))) for _ in range(2000))
     off, words = (sum(column) for column in zip(*counts))
-    print(f"{len(clips)} clips: {off} of {words} words differ, {share(counts):.2f} % (95 % interval {shares[50]:.2f}–{shares[1949]:.2f})")
+    print(f"{name}, {precision}: {len(counts)} clips: {off} of {words} words differ, {share(counts):.2f} % (95 % interval {shares[50]:.2f}–{shares[1949]:.2f})", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", type=Path, nargs="+")
+    parser.add_argument("--precisions", default="int8")
+    parser.add_argument("--waxwing", type=Path, default=Path(__file__).resolve().parents[2] / "target/release/waxwing")
+    parser.add_argument("--model")
+    arguments = parser.parse_args()
+    together = {precision: [] for precision in arguments.precisions.split(",")}
+    for folder in arguments.clips:
+        clips = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
+        as_f32 = transcripts(arguments.waxwing, clips, "f32", arguments.model)
+        for precision, all_counts in together.items():
+            found = transcripts(arguments.waxwing, clips, precision, arguments.model)
+            counts = [(distance(left, right), len(left)) for left, right in zip(as_f32, found)]
+            all_counts += counts
+            report(folder.name, precision, counts)
+    for precision, counts in together.items():
+        if len(arguments.clips) > 1:
+            report("together", precision, counts)
 
 
 if __name__ == "__main__":

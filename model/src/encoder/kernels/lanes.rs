@@ -25,10 +25,15 @@ pub(super) const COLUMNS: usize = 16;
 #[repr(align(64))]
 pub(crate) struct PanelRow(pub(super) [f32; COLUMNS]);
 
-/// Weights of two inputs for the columns of a panel: column 0's two, column 1's two, …
+/// Whole weights of two inputs for the columns of a panel: column 0's two, column 1's two, …
 #[derive(Debug, Clone, Copy)]
 #[repr(align(32))]
-pub(crate) struct PanelPair(pub(super) [[i8; 2]; COLUMNS]);
+pub(crate) struct WholePair(pub(super) [[i8; 2]; COLUMNS]);
+
+/// Whole weights of four inputs for the columns of a panel: column 0's four, column 1's four, …
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct ByteQuad(pub(super) [[i8; 4]; COLUMNS]);
 
 /// Weights of two inputs for the columns of a panel, in bf16: the upper halves of the bits of `f32`.
 #[derive(Debug, Clone, Copy)]
@@ -37,8 +42,10 @@ pub(crate) struct BrainPair(pub(crate) [[u16; 2]; COLUMNS]);
 
 /// What a processor does with eight numbers, and with a panel's sixteen.
 pub(crate) trait Lanes: Copy {
-    /// Most rows of a tile: with more, the sums would not fit the registers.
+    /// Most rows of a tile of one panel: with more, the sums would not fit the registers.
     const ROWS: usize;
+    /// Most rows of a tile of two panels; 0 where one after the other is better.
+    const ROWS_OF_TWO: usize;
 
     /// Eight numbers.
     type Eight: Copy;
@@ -51,15 +58,23 @@ pub(crate) trait Lanes: Copy {
     fn mul_add(self, a: Self::Eight, b: Self::Eight, c: Self::Eight) -> Self::Eight;
     /// `values` where they are between the bounds, else the nearer bound; NaN stays NaN.
     fn between(self, least: f32, values: Self::Eight, most: f32) -> Self::Eight;
+    /// The lesser of each two.
+    fn lesser(self, a: Self::Eight, b: Self::Eight) -> Self::Eight;
+    /// The greater of each two.
+    fn greater(self, a: Self::Eight, b: Self::Eight) -> Self::Eight;
+    /// The nearest whole numbers, of two the even one; those beyond 16 bits as the nearest.
+    fn shorts(self, halves: [Self::Eight; 2]) -> [i16; 2 * LANES];
+    /// The nearest whole numbers, of two the even one, and `zero`: as bytes, those beyond as the nearest byte.
+    fn bytes(self, halves: [Self::Eight; 2], zero: i32) -> [u8; 2 * LANES];
     /// The sum of each.
     fn sums(self, fours: [Self::Eight; 4]) -> [f32; 4];
 
     /// A sum for each column of a panel.
     type Sums: Copy;
-    /// An input's weights.
+    /// A number for each column of a panel.
     type Weights: Copy;
     fn no_sums(self) -> Self::Sums;
-    fn weights(self, row: &PanelRow) -> Self::Weights;
+    fn columns(self, row: &[f32; COLUMNS]) -> Self::Weights;
     /// sums + value · weights.
     fn add_product(self, sums: Self::Sums, value: f32, weights: Self::Weights) -> Self::Sums;
     fn store_sums(self, sums: Self::Sums) -> [f32; COLUMNS];
@@ -72,22 +87,28 @@ pub(crate) trait Lanes: Copy {
 
     /// A whole sum for each column of a panel.
     type WholeSums: Copy;
-    /// Two inputs' whole weights.
-    type WholeWeights: Copy;
     fn no_whole_sums(self) -> Self::WholeSums;
-    fn whole_weights(self, pair: &PanelPair) -> Self::WholeWeights;
+    /// Two inputs' whole weights.
+    type PairWeights: Copy;
+    fn pair_weights(self, pair: &WholePair) -> Self::PairWeights;
     /// Adds both products of a pair: `value` has the first input in its low half, the second in its high half, 16 bits with a sign each.
-    fn add_whole_products(
+    fn add_pair_products(
         self,
         sums: Self::WholeSums,
-        value: i32,
-        weights: Self::WholeWeights,
+        value: u32,
+        weights: Self::PairWeights,
     ) -> Self::WholeSums;
-    /// sums · (scale · scales), rounded as written.
-    fn scaled(self, sums: Self::WholeSums, scale: f32, scales: &[f32; COLUMNS]) -> [f32; COLUMNS];
-
-    /// Asks for memory that is needed soon.
-    fn prefetch<T>(self, what: &T);
+    /// Four inputs' whole weights.
+    type ByteWeights: Copy;
+    fn byte_weights(self, quad: &ByteQuad) -> Self::ByteWeights;
+    /// Adds four products: `value` has the inputs in its bytes, without signs, the first in the lowest.
+    fn add_byte_products(
+        self,
+        sums: Self::WholeSums,
+        value: u32,
+        weights: Self::ByteWeights,
+    ) -> Self::WholeSums;
+    fn store_whole_sums(self, sums: Self::WholeSums) -> [i32; COLUMNS];
 }
 
 /// Work that is compiled for each kind of processor.
@@ -163,6 +184,7 @@ struct Plain;
 
 impl Lanes for Plain {
     const ROWS: usize = 6;
+    const ROWS_OF_TWO: usize = 0;
 
     type Eight = [f32; LANES];
 
@@ -203,6 +225,28 @@ impl Lanes for Plain {
         })
     }
 
+    fn lesser(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|lane| a[lane].min(b[lane]))
+    }
+
+    fn greater(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|lane| a[lane].max(b[lane]))
+    }
+
+    fn shorts(self, halves: [[f32; LANES]; 2]) -> [i16; 2 * LANES] {
+        // A conversion takes the nearest where a number is beyond.
+        std::array::from_fn(|index| halves[index / LANES][index % LANES].round_ties_even() as i16)
+    }
+
+    fn bytes(self, halves: [[f32; LANES]; 2], zero: i32) -> [u8; 2 * LANES] {
+        std::array::from_fn(|index| {
+            let value = halves[index / LANES][index % LANES];
+            (value.round_ties_even() as i32)
+                .saturating_add(zero)
+                .clamp(0, 255) as u8
+        })
+    }
+
     fn sums(self, fours: [[f32; LANES]; 4]) -> [f32; 4] {
         fours.map(|eight| eight.iter().sum())
     }
@@ -214,8 +258,8 @@ impl Lanes for Plain {
         [0.0; COLUMNS]
     }
 
-    fn weights(self, row: &PanelRow) -> [f32; COLUMNS] {
-        row.0
+    fn columns(self, row: &[f32; COLUMNS]) -> [f32; COLUMNS] {
+        *row
     }
 
     fn add_product(self, sums: [f32; COLUMNS], value: f32, weights: [f32; COLUMNS]) -> [f32; COLUMNS] {
@@ -247,34 +291,51 @@ impl Lanes for Plain {
     }
 
     type WholeSums = [i32; COLUMNS];
-    type WholeWeights = [[i8; 2]; COLUMNS];
+    type PairWeights = [[i8; 2]; COLUMNS];
 
     fn no_whole_sums(self) -> [i32; COLUMNS] {
         [0; COLUMNS]
     }
 
-    fn whole_weights(self, pair: &PanelPair) -> [[i8; 2]; COLUMNS] {
+    fn pair_weights(self, pair: &WholePair) -> [[i8; 2]; COLUMNS] {
         pair.0
     }
 
-    fn add_whole_products(
+    fn add_pair_products(
         self,
         sums: [i32; COLUMNS],
-        value: i32,
+        value: u32,
         weights: [[i8; 2]; COLUMNS],
     ) -> [i32; COLUMNS] {
-        let (low, high) = (i32::from(value as i16), value >> 16);
+        let (low, high) = (i32::from(value as i16), value.cast_signed() >> 16);
         std::array::from_fn(|column| {
             let [first, second] = weights[column];
             sums[column] + low * i32::from(first) + high * i32::from(second)
         })
     }
 
-    fn scaled(self, sums: [i32; COLUMNS], scale: f32, scales: &[f32; COLUMNS]) -> [f32; COLUMNS] {
-        std::array::from_fn(|column| sums[column] as f32 * (scale * scales[column]))
+    type ByteWeights = [[i8; 4]; COLUMNS];
+
+    fn byte_weights(self, quad: &ByteQuad) -> [[i8; 4]; COLUMNS] {
+        quad.0
     }
 
-    fn prefetch<T>(self, _: &T) {}
+    fn add_byte_products(
+        self,
+        sums: [i32; COLUMNS],
+        value: u32,
+        weights: [[i8; 4]; COLUMNS],
+    ) -> [i32; COLUMNS] {
+        let inputs = value.to_le_bytes();
+        std::array::from_fn(|column| {
+            let products = inputs.iter().zip(weights[column]);
+            sums[column] + products.map(|(&x, w)| i32::from(x) * i32::from(w)).sum::<i32>()
+        })
+    }
+
+    fn store_whole_sums(self, sums: [i32; COLUMNS]) -> [i32; COLUMNS] {
+        sums
+    }
 }
 
 #[cfg(test)]
@@ -284,12 +345,15 @@ mod tests {
     /// Every operation on the same numbers.
     #[derive(Debug, Default, PartialEq)]
     struct Found {
-        rows: usize,
+        rows: (usize, usize),
         eights: Vec<[f32; LANES]>,
+        bytes: [u8; 2 * LANES],
         sums: [f32; 4],
         panel: [f32; COLUMNS],
         brain: [f32; COLUMNS],
-        whole: [f32; COLUMNS],
+        shorts: [i16; 2 * LANES],
+        pairs: [i32; COLUMNS],
+        whole: [i32; COLUMNS],
     }
 
     impl LanesWork for &mut Found {
@@ -304,14 +368,19 @@ mod tests {
                 lanes.div(x, y),
                 lanes.mul_add(x, y, lanes.splat(0.5)),
                 lanes.between(-3.0, x, 4.0),
+                lanes.lesser(y, lanes.splat(1.5)),
+                lanes.greater(y, lanes.splat(1.5)),
             ];
+            let near = lanes.load(&[-300.0, -7.5, -6.5, 0.5, 1.5, 2.49, 200.6, 9e4]);
+            self.shorts = lanes.shorts([near, lanes.mul(near, lanes.splat(0.1))]);
+            self.bytes = lanes.bytes([near, lanes.mul(near, lanes.splat(-0.01))], 7);
             self.eights = eights.into_iter().map(|eight| lanes.store(eight)).collect();
             let whole: [f32; LANES] = std::array::from_fn(|lane| lane as f32);
             let eight = lanes.load(&whole);
             self.sums = lanes.sums([eight, lanes.mul(eight, lanes.splat(2.0)), y, lanes.splat(-1.0)]);
             let row = PanelRow(std::array::from_fn(|column| column as f32 - 7.0));
-            let once = lanes.add_product(lanes.no_sums(), 3.0, lanes.weights(&row));
-            self.panel = lanes.store_sums(lanes.add_product(once, -0.5, lanes.weights(&row)));
+            let once = lanes.add_product(lanes.no_sums(), 3.0, lanes.columns(&row.0));
+            self.panel = lanes.store_sums(lanes.add_product(once, -0.5, lanes.columns(&row.0)));
             // 1.5 and −2, times 1 and a whole number of seven bits: exact in bf16.
             let pair = BrainPair(std::array::from_fn(|column| {
                 [0x3f80, ((column as f32).to_bits() >> 16) as u16]
@@ -319,18 +388,19 @@ mod tests {
             let weights = lanes.brain_weights(&pair);
             let once = lanes.add_brain_products(lanes.no_sums(), 0xc000_3fc0, weights);
             self.brain = lanes.store_sums(lanes.add_brain_products(once, 0x3f80_0000, weights));
-            let pair = PanelPair(std::array::from_fn(|column| {
+            let pair = WholePair(std::array::from_fn(|column| {
                 [column as i8 * 8 - 120, 127 - column as i8]
             }));
-            let (low, high) = (-2047, 1999);
-            let value = (low & 0xffff) | (high << 16);
-            let weights = lanes.whole_weights(&pair);
-            let once = lanes.add_whole_products(lanes.no_whole_sums(), value, weights);
-            let twice = lanes.add_whole_products(once, 0x0001_0001, weights);
-            let scales = std::array::from_fn(|column| 0.3 + column as f32);
-            self.whole = lanes.scaled(twice, 0.7, &scales);
-            lanes.prefetch(&row);
-            self.rows = L::ROWS;
+            let weights = lanes.pair_weights(&pair);
+            let once = lanes.add_pair_products(lanes.no_whole_sums(), 0x7fff_8001, weights);
+            self.pairs = lanes.store_whole_sums(lanes.add_pair_products(once, 0x0001_0001, weights));
+            let quad = ByteQuad(std::array::from_fn(|column| {
+                [column as i8 * 8 - 120, 127 - column as i8, -127, 127]
+            }));
+            let weights = lanes.byte_weights(&quad);
+            let once = lanes.add_byte_products(lanes.no_whole_sums(), 0x0203_fffe, weights);
+            self.whole = lanes.store_whole_sums(lanes.add_byte_products(once, 0xffff_0180, weights));
+            self.rows = (L::ROWS, L::ROWS_OF_TWO);
         }
     }
 
@@ -338,24 +408,34 @@ mod tests {
     fn every_kind_of_processor_computes_the_same() {
         let mut expected = Found::default();
         Instructions::Plain.run(&mut expected);
+        assert_eq!(expected.shorts[..8], [-300, -8, -6, 0, 2, 2, 201, 32_767]);
+        assert_eq!(
+            expected.pairs[0],
+            32_767 * 120 + 32_767 * 127 - 120 + 127,
+            "the low half first"
+        );
+        assert_eq!(expected.bytes[..8], [0, 0, 1, 7, 9, 9, 208, 255]);
         assert_eq!(expected.sums, [28.0, 56.0, 16.75, -8.0]);
         assert_eq!(
             expected.whole[0],
-            (-2047 * -120 + 1999 * 127 - 120 + 127) as f32 * (0.7 * 0.3),
-            "the low half first"
+            254 * -120 + 255 * 127 - 3 * 127 + 2 * 127 + 128 * -120 + 127,
+            "the lowest byte first"
         );
         assert_eq!(expected.brain[..3], [1.5, 0.5, -0.5]);
         for instructions in Instructions::all() {
             let mut found = Found::default();
             instructions.run(&mut found);
-            println!("{instructions:?}: tiles of {} rows", found.rows);
-            assert!(found.rows > 0);
+            println!("{instructions:?}: tiles of {:?} rows", found.rows);
+            assert!(found.rows.0 > 0);
             // NaN is not equal to itself, so numbers are compared by their bits.
             let bits = |eights: &[[f32; LANES]]| -> Vec<[u32; LANES]> {
                 let bits = |value: f32| if value.is_nan() { 1 } else { value.to_bits() };
                 eights.iter().map(|eight| eight.map(bits)).collect()
             };
             assert_eq!(bits(&found.eights), bits(&expected.eights), "{instructions:?}");
+            assert_eq!(found.shorts, expected.shorts, "{instructions:?}");
+            assert_eq!(found.pairs, expected.pairs, "{instructions:?}");
+            assert_eq!(found.bytes, expected.bytes, "{instructions:?}");
             assert_eq!(found.sums, expected.sums, "{instructions:?}");
             assert_eq!(found.panel, expected.panel, "{instructions:?}");
             assert_eq!(found.brain, expected.brain, "{instructions:?}");

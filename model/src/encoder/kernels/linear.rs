@@ -2,34 +2,26 @@
 //!
 //! A general product packs both factors each time. For the few rows of a step that costs more than the product itself:
 //! with 40 rows and 512 inputs the `gemm` crate reaches a third of what it reaches with 400. Here the weights lie in the
-//! order in which they are read, sixteen columns of up to [`DEPTH`] inputs after another, so that a piece stays in the
-//! innermost cache while all rows pass it and the next one is fetched meanwhile.
+//! order in which they are read ([`super::packed`]).
 
 use std::cell::RefCell;
 
-use super::brain::{Brain, BrainRows};
-use super::lanes::{COLUMNS, Instructions, PanelRow};
-use super::quantised::{MOST_INPUTS, Quantised, QuantisedRows};
-use super::tile::{FloatPanel, Outputs, Target};
+use super::brain::{self, Brain};
+use super::float::Float;
+use super::lanes::{COLUMNS, Instructions};
+use super::packed::{Packed, Target, Words};
+use super::quantised::{self, Bytes, Pairs};
 use crate::precision::Precision;
 
-/// Inputs of a piece: 16 KiB of weights, half of the innermost cache of common processors.
-const DEPTH: usize = 256;
-
-/// Rows from which on the next piece is fetched while this one is used; with fewer, fetching is all that a product does.
-const FETCH_AHEAD: usize = 24;
-
 thread_local! {
-    /// Rounded inputs, kept from product to product so that a step at work allocates nothing.
-    static ROUNDED: RefCell<QuantisedRows> = RefCell::default();
-    static HALVED: RefCell<BrainRows> = RefCell::default();
+    static WORDS: RefCell<Words> = RefCell::default();
 }
 
 enum Weight {
-    /// For each block of [`DEPTH`] inputs, for each panel of [`COLUMNS`] outputs: a row for each input.
-    Float(Vec<PanelRow>),
-    Whole(Quantised),
-    Brain(Brain),
+    Float(Packed<Float>),
+    Pairs(Packed<Pairs>),
+    Bytes(Packed<Bytes>),
+    Brain(Packed<Brain>),
 }
 
 /// `x · weight + bias`.
@@ -56,13 +48,17 @@ impl Linear {
         precision: Precision,
     ) -> Self {
         let outputs = bias.len();
+        let at = |output: usize, input: usize| weight[output * inputs + input];
         let column = |panel: usize, column: usize| bias.get(panel * COLUMNS + column).copied().unwrap_or(0.0);
         Self {
             weight: match precision {
-                // A layer of more inputs could overflow; none is that wide.
-                Precision::Int8 if inputs <= MOST_INPUTS => Weight::Whole(Quantised::new(weight, inputs)),
-                Precision::Bf16 => Weight::Brain(Brain::new(weight, inputs)),
-                Precision::Int8 | Precision::F32 => Weight::Float(pack(weight, outputs, inputs)),
+                Precision::Int8 => Weight::Pairs(quantised::pack(weight, inputs)),
+                Precision::W8A8 => Weight::Bytes(quantised::pack(weight, inputs)),
+                Precision::Bf16 => {
+                    let half = |output: usize, input: usize| brain::rounded(at(output, input)) as u16;
+                    Weight::Brain(Packed::new(outputs, inputs, half, |_, _| ()))
+                }
+                Precision::F32 => Weight::Float(Packed::new(outputs, inputs, at, |_, _| ())),
             },
             bias: (0..outputs.div_ceil(COLUMNS))
                 .map(|panel| std::array::from_fn(|index| column(panel, index)))
@@ -96,84 +92,19 @@ impl Linear {
         if rows == 0 {
             return;
         }
-        let (input, output) = (&input[..rows * self.inputs], &mut output[..rows * self.outputs]);
-        let outputs = |values| Outputs {
-            values,
-            width: self.outputs,
+        let input = &input[..rows * self.inputs];
+        let target = Target {
+            output: &mut output[..rows * self.outputs],
             bias: &self.bias,
             keeps: adding,
         };
-        match &self.weight {
-            Weight::Float(weight) => self.multiply_floats(weight, rows, input, output, adding),
-            Weight::Brain(weight) => HALVED.with_borrow_mut(|scratch| {
-                weight.multiply(self.instructions, input, outputs(output), scratch);
-            }),
-            Weight::Whole(weight) => ROUNDED.with_borrow_mut(|scratch| {
-                weight.multiply(self.instructions, input, outputs(output), scratch);
-            }),
-        }
+        WORDS.with_borrow_mut(|words| match &self.weight {
+            Weight::Float(weight) => weight.multiply(self.instructions, input, target, words),
+            Weight::Brain(weight) => weight.multiply(self.instructions, input, target, words),
+            Weight::Pairs(weight) => weight.multiply(self.instructions, input, target, words),
+            Weight::Bytes(weight) => weight.multiply(self.instructions, input, target, words),
+        });
     }
-
-    fn multiply_floats(
-        &self,
-        weight: &[PanelRow],
-        rows: usize,
-        input: &[f32],
-        output: &mut [f32],
-        adding: bool,
-    ) {
-        let (inputs, outputs) = (self.inputs, self.outputs);
-        let mut later = weight;
-        for begin in (0..inputs).step_by(DEPTH) {
-            let depth = DEPTH.min(inputs - begin);
-            for (panel, bias) in self.bias.iter().enumerate() {
-                let (weights, rest) = later.split_at(depth);
-                later = rest;
-                let soon = if rows >= FETCH_AHEAD {
-                    &rest[..depth.min(rest.len())]
-                } else {
-                    &[]
-                };
-                let column = panel * COLUMNS;
-                self.instructions.run(FloatPanel {
-                    input: &input[begin..],
-                    stride: inputs,
-                    rows,
-                    weights,
-                    soon,
-                    target: Target {
-                        output: &mut output[column..],
-                        stride: outputs,
-                        columns: COLUMNS.min(outputs - column),
-                        keeps: adding || begin > 0,
-                        bias: (begin == 0).then_some(bias),
-                    },
-                });
-            }
-        }
-    }
-}
-
-/// Reorders `(outputs, inputs)` into panels.
-fn pack(weight: &[f32], outputs: usize, inputs: usize) -> Vec<PanelRow> {
-    let panels = outputs.div_ceil(COLUMNS);
-    let mut packed = Vec::with_capacity(panels * inputs);
-    for begin in (0..inputs).step_by(DEPTH) {
-        let end = inputs.min(begin + DEPTH);
-        for panel in 0..panels {
-            packed.extend((begin..end).map(|input| {
-                PanelRow(std::array::from_fn(|column| {
-                    let output = panel * COLUMNS + column;
-                    if output < outputs {
-                        weight[output * inputs + input]
-                    } else {
-                        0.0
-                    }
-                }))
-            }));
-        }
-    }
-    packed
 }
 
 #[cfg(test)]
@@ -240,38 +171,76 @@ mod tests {
 
     #[test]
     fn whole_numbers_are_exact_on_every_path_and_near_the_float_product() {
-        for (inputs, outputs) in [(1, 1), (7, 5), (16, 16), (33, 47), (600, 33)] {
-            let (weight, bias) = (noise(1, inputs * outputs), noise(2, outputs));
-            let mut linear = Linear::with_precision(&weight, bias.clone(), inputs, Precision::Int8);
-            for rows in 1..=25 {
-                let input = noise(3, rows * inputs);
-                let before = noise(4, rows * outputs);
-                let mut apply = |instructions| {
-                    linear.instructions = instructions;
-                    let mut output = before.clone();
-                    linear.apply_adding(rows, &input, &mut output);
-                    output
-                };
-                let fast = apply(Instructions::detect());
-                for instructions in Instructions::all() {
-                    assert_eq!(
-                        apply(instructions),
-                        fast,
-                        "{inputs} {outputs} {rows} {instructions:?}"
-                    );
-                }
-                for row in 0..rows {
-                    let exact = exact(&weight, &bias, inputs, &input[row * inputs..][..inputs]);
-                    for (output, exact) in exact.into_iter().enumerate() {
-                        let at = row * outputs + output;
-                        // A weight is off by half a 127th at most, mostly in random directions.
-                        let bound = 0.5 / 127.0 * (inputs as f64).sqrt() * 2.0 + 2e-3;
-                        let off = (f64::from(fast[at] - before[at]) - exact).abs();
-                        assert!(off < bound, "{inputs} {outputs}: {off}");
+        // What an input is off by at most, of values below 1.
+        for (precision, input_off) in [
+            (Precision::Int8, 0.5 / 32_767.0),
+            (Precision::W8A8, 0.5 * 2.0 / 255.0),
+        ] {
+            for (inputs, outputs) in [(1, 1), (7, 5), (16, 16), (33, 47), (600, 33)] {
+                let (weight, bias) = (noise(1, inputs * outputs), noise(2, outputs));
+                let mut linear = Linear::with_precision(&weight, bias.clone(), inputs, precision);
+                for rows in 1..=25 {
+                    let input = noise(3, rows * inputs);
+                    let before = noise(4, rows * outputs);
+                    let mut apply = |instructions| {
+                        linear.instructions = instructions;
+                        let mut output = before.clone();
+                        linear.apply_adding(rows, &input, &mut output);
+                        output
+                    };
+                    let fast = apply(Instructions::detect());
+                    for instructions in Instructions::all() {
+                        assert_eq!(
+                            apply(instructions),
+                            fast,
+                            "{inputs} {outputs} {rows} {instructions:?}"
+                        );
+                    }
+                    for row in 0..rows {
+                        let exact = exact(&weight, &bias, inputs, &input[row * inputs..][..inputs]);
+                        for (output, exact) in exact.into_iter().enumerate() {
+                            let at = row * outputs + output;
+                            // Weights and inputs are off in random directions, mostly.
+                            let bound = (0.5 / 127.0 + input_off) * (inputs as f64).sqrt() * 2.0 + 2e-3;
+                            let off = (f64::from(fast[at] - before[at]) - exact).abs();
+                            assert!(off < bound, "{precision} {inputs} {outputs}: {off}");
+                        }
                     }
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_greatest_numbers_of_a_block_do_not_overflow() {
+        for (precision, sign) in [
+            (Precision::Int8, 1.0),
+            (Precision::Int8, -1.0),
+            (Precision::W8A8, 1.0),
+            (Precision::W8A8, -1.0),
+        ] {
+            let inputs = 8192;
+            let linear = Linear::with_precision(&vec![1.0; inputs], vec![0.0], inputs, precision);
+            let mut output = [0.0];
+            linear.apply(1, &vec![sign; inputs], &mut output);
+            assert!(
+                (output[0] - sign * inputs as f32).abs() < 1e-2,
+                "{precision}: {}",
+                output[0]
+            );
+        }
+    }
+
+    #[test]
+    fn inputs_of_eight_bits_are_rounded_block_by_block() {
+        // A great number in the second block of 512 does not spoil the first.
+        let mut input = vec![0.01; 1024];
+        let linear = Linear::with_precision(&vec![1.0; 1024], vec![0.0], 1024, Precision::W8A8);
+        input[1023] = 1000.0;
+        input[512..1023].fill(0.0);
+        let mut output = [0.0];
+        linear.apply(1, &input, &mut output);
+        assert!((output[0] - 1005.12).abs() < 1e-2, "{}", output[0]);
     }
 
     #[test]
@@ -308,18 +277,9 @@ mod tests {
     }
 
     #[test]
-    fn the_widest_layer_of_whole_numbers_does_not_overflow() {
-        let inputs = MOST_INPUTS;
-        let linear = Linear::with_precision(&vec![1.0; inputs], vec![0.0], inputs, Precision::Int8);
-        let mut output = [0.0];
-        linear.apply(1, &vec![1.0; inputs], &mut output);
-        assert!((output[0] - inputs as f32).abs() < 1e-2, "{}", output[0]);
-    }
-
-    #[test]
     fn a_row_is_the_same_to_the_bit_in_any_company_and_keeps_its_nan() {
         let (inputs, outputs, rows) = (300, 40, 13);
-        for precision in [Precision::F32, Precision::Int8, Precision::Bf16] {
+        for precision in [Precision::F32, Precision::Int8, Precision::W8A8, Precision::Bf16] {
             let (weight, bias) = (noise(1, inputs * outputs), noise(2, outputs));
             let linear = Linear::with_precision(&weight, bias, inputs, precision);
             let mut input = noise(3, rows * inputs);

@@ -7,8 +7,10 @@
 mod attention;
 mod brain;
 mod elementwise;
+mod float;
 mod lanes;
 mod linear;
+mod packed;
 mod product;
 mod quantised;
 mod tile;

@@ -56,7 +56,7 @@ pub(super) struct Arguments {
     /// Milliseconds of one input frame, for a `--model` whose directory does not say it (no `features`)
     #[arg(long, requires = "model", value_parser = clap::value_parser!(u64).range(1..=1000))]
     frame_ms: Option<u64>,
-    /// Numbers of the products of `--model`: f32, int8 or bf16
+    /// Numbers of the products of `--model`: f32, int8, bf16 or w8a8
     #[arg(long, requires = "model", default_value_t)]
     precision: Precision,
     /// How fast it is said

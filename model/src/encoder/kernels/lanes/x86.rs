@@ -5,7 +5,7 @@ use std::arch::x86_64::{__m128, __m128i, __m256, __m256i, __m512, __m512i};
 use pulp::x86::{V3, V4};
 use pulp::{NullaryFnOnce, cast};
 
-use super::{BrainPair, COLUMNS, LANES, Lanes, LanesWork, PanelPair, PanelRow};
+use super::{BrainPair, ByteQuad, COLUMNS, LANES, Lanes, LanesWork, WholePair};
 
 /// Work that the compiler inlines into a function of a processor's instructions.
 pub(super) struct Inside<L, W> {
@@ -71,6 +71,42 @@ macro_rules! eight_by_avx2 {
         }
 
         #[inline(always)]
+        fn lesser(self, a: __m256, b: __m256) -> __m256 {
+            let $simd = self;
+            $v3.avx._mm256_min_ps(a, b)
+        }
+
+        #[inline(always)]
+        fn greater(self, a: __m256, b: __m256) -> __m256 {
+            let $simd = self;
+            $v3.avx._mm256_max_ps(a, b)
+        }
+
+        #[inline(always)]
+        fn shorts(self, [a, b]: [__m256; 2]) -> [i16; 2 * LANES] {
+            let $simd = self;
+            let (avx, avx2) = ($v3.avx, $v3.avx2);
+            // Packing goes half by half of a register: a's and b's first four, then their last four. What is beyond 32 bits would become the least number.
+            let most = avx._mm256_set1_ps(1e6);
+            let (a, b) = (avx._mm256_min_ps(a, most), avx._mm256_min_ps(b, most));
+            let mixed = avx2._mm256_packs_epi32(avx._mm256_cvtps_epi32(a), avx._mm256_cvtps_epi32(b));
+            cast(avx2._mm256_permute4x64_epi64::<0b11_01_10_00>(mixed))
+        }
+
+        #[inline(always)]
+        fn bytes(self, [a, b]: [__m256; 2], zero: i32) -> [u8; 2 * LANES] {
+            let $simd = self;
+            let (sse2, avx, avx2) = ($v3.sse2, $v3.avx, $v3.avx2);
+            let zero = avx._mm256_set1_epi32(zero);
+            let a = avx2._mm256_add_epi32(avx._mm256_cvtps_epi32(a), zero);
+            let b = avx2._mm256_add_epi32(avx._mm256_cvtps_epi32(b), zero);
+            let mixed = avx2._mm256_packs_epi32(a, b);
+            let sorted = avx2._mm256_permute4x64_epi64::<0b11_01_10_00>(mixed);
+            let [low, high]: [__m128i; 2] = cast(sorted);
+            cast(sse2._mm_packus_epi16(low, high))
+        }
+
+        #[inline(always)]
         fn sums(self, [a, b, c, d]: [__m256; 4]) -> [f32; 4] {
             let $simd = self;
             let avx = $v3.avx;
@@ -87,13 +123,6 @@ macro_rules! eight_by_avx2 {
                     ._mm_add_ps(low, avx._mm256_extractf128_ps::<1>(halves)),
             )
         }
-
-        #[inline(always)]
-        fn prefetch<T>(self, what: &T) {
-            let $simd = self;
-            $v3.sse
-                ._mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(std::ptr::from_ref(what).cast());
-        }
     };
 }
 
@@ -104,6 +133,7 @@ macro_rules! eight_by_avx2 {
 macro_rules! sums_by_avx2 {
     ($simd:ident => $v3:expr) => {
         const ROWS: usize = 6;
+        const ROWS_OF_TWO: usize = 0;
 
         type Sums = [__m256; 2];
         type Weights = [__m256; 2];
@@ -115,8 +145,8 @@ macro_rules! sums_by_avx2 {
         }
 
         #[inline(always)]
-        fn weights(self, row: &PanelRow) -> [__m256; 2] {
-            cast(row.0)
+        fn columns(self, row: &[f32; COLUMNS]) -> [__m256; 2] {
+            cast(*row)
         }
 
         #[inline(always)]
@@ -161,7 +191,6 @@ macro_rules! sums_by_avx2 {
         }
 
         type WholeSums = [__m256i; 2];
-        type WholeWeights = [__m256i; 2];
 
         #[inline(always)]
         fn no_whole_sums(self) -> [__m256i; 2] {
@@ -170,30 +199,8 @@ macro_rules! sums_by_avx2 {
         }
 
         #[inline(always)]
-        fn whole_weights(self, pair: &PanelPair) -> [__m256i; 2] {
-            let $simd = self;
-            let [low, high]: [__m128i; 2] = cast(pair.0);
-            [
-                $v3.avx2._mm256_cvtepi8_epi16(low),
-                $v3.avx2._mm256_cvtepi8_epi16(high),
-            ]
-        }
-
-        #[inline(always)]
-        fn scaled(self, sums: [__m256i; 2], scale: f32, scales: &[f32; COLUMNS]) -> [f32; COLUMNS] {
-            let $simd = self;
-            let avx = $v3.avx;
-            let (scale, scales): (_, [__m256; 2]) = (avx._mm256_set1_ps(scale), cast(*scales));
-            cast([
-                avx._mm256_mul_ps(
-                    avx._mm256_cvtepi32_ps(sums[0]),
-                    avx._mm256_mul_ps(scale, scales[0]),
-                ),
-                avx._mm256_mul_ps(
-                    avx._mm256_cvtepi32_ps(sums[1]),
-                    avx._mm256_mul_ps(scale, scales[1]),
-                ),
-            ])
+        fn store_whole_sums(self, sums: [__m256i; 2]) -> [i32; COLUMNS] {
+            cast(sums)
         }
     };
 }
@@ -202,6 +209,7 @@ macro_rules! sums_by_avx2 {
 macro_rules! sums_by_avx512 {
     ($simd:ident => $v4:expr) => {
         const ROWS: usize = 12;
+        const ROWS_OF_TWO: usize = 12;
 
         type Sums = __m512;
         type Weights = __m512;
@@ -213,8 +221,8 @@ macro_rules! sums_by_avx512 {
         }
 
         #[inline(always)]
-        fn weights(self, row: &PanelRow) -> __m512 {
-            cast(row.0)
+        fn columns(self, row: &[f32; COLUMNS]) -> __m512 {
+            cast(*row)
         }
 
         #[inline(always)]
@@ -230,7 +238,6 @@ macro_rules! sums_by_avx512 {
         }
 
         type WholeSums = __m512i;
-        type WholeWeights = __m512i;
 
         #[inline(always)]
         fn no_whole_sums(self) -> __m512i {
@@ -239,17 +246,8 @@ macro_rules! sums_by_avx512 {
         }
 
         #[inline(always)]
-        fn whole_weights(self, pair: &PanelPair) -> __m512i {
-            let $simd = self;
-            $v4.avx512bw._mm512_cvtepi8_epi16(cast(pair.0))
-        }
-
-        #[inline(always)]
-        fn scaled(self, sums: __m512i, scale: f32, scales: &[f32; COLUMNS]) -> [f32; COLUMNS] {
-            let $simd = self;
-            let avx512f = $v4.avx512f;
-            let scales = avx512f._mm512_mul_ps(avx512f._mm512_set1_ps(scale), cast(*scales));
-            cast(avx512f._mm512_mul_ps(avx512f._mm512_cvtepi32_ps(sums), scales))
+        fn store_whole_sums(self, sums: __m512i) -> [i32; COLUMNS] {
+            cast(sums)
         }
     };
 }
@@ -283,13 +281,60 @@ impl Lanes for V3 {
     eight_by_avx2!(simd => simd);
     sums_by_avx2!(simd => simd);
 
+    type PairWeights = [__m256i; 2];
+
     #[inline(always)]
-    fn add_whole_products(self, sums: [__m256i; 2], value: i32, weights: [__m256i; 2]) -> [__m256i; 2] {
-        let (avx2, value) = (self.avx2, self.avx._mm256_set1_epi32(value));
+    fn pair_weights(self, pair: &WholePair) -> [__m256i; 2] {
+        let [low, high]: [__m128i; 2] = cast(pair.0);
+        [
+            self.avx2._mm256_cvtepi8_epi16(low),
+            self.avx2._mm256_cvtepi8_epi16(high),
+        ]
+    }
+
+    #[inline(always)]
+    fn add_pair_products(self, sums: [__m256i; 2], value: u32, weights: [__m256i; 2]) -> [__m256i; 2] {
+        let (avx2, value) = (self.avx2, self.avx._mm256_set1_epi32(value.cast_signed()));
         [
             avx2._mm256_add_epi32(sums[0], avx2._mm256_madd_epi16(value, weights[0])),
             avx2._mm256_add_epi32(sums[1], avx2._mm256_madd_epi16(value, weights[1])),
         ]
+    }
+
+    /// Of each half of the columns the weights of even and of odd inputs, in 16 bits.
+    type ByteWeights = [[__m256i; 2]; 2];
+
+    #[inline(always)]
+    fn byte_weights(self, quad: &ByteQuad) -> [[__m256i; 2]; 2] {
+        let avx2 = self.avx2;
+        let halves: [__m256i; 2] = cast(quad.0);
+        [
+            [
+                avx2._mm256_srai_epi16::<8>(avx2._mm256_slli_epi16::<8>(halves[0])),
+                avx2._mm256_srai_epi16::<8>(halves[0]),
+            ],
+            [
+                avx2._mm256_srai_epi16::<8>(avx2._mm256_slli_epi16::<8>(halves[1])),
+                avx2._mm256_srai_epi16::<8>(halves[1]),
+            ],
+        ]
+    }
+
+    // Products of bytes would not fit the 16 bits that AVX2 adds them in.
+    #[inline(always)]
+    fn add_byte_products(self, sums: [__m256i; 2], value: u32, weights: [[__m256i; 2]; 2]) -> [__m256i; 2] {
+        let (avx, avx2) = (self.avx, self.avx2);
+        let inputs = avx._mm256_set1_epi32(value.cast_signed());
+        let even = avx2._mm256_and_si256(inputs, avx._mm256_set1_epi16(0xff));
+        let odd = avx2._mm256_srli_epi16::<8>(inputs);
+        let add = |sum, [of_even, of_odd]: [__m256i; 2]| {
+            let products = avx2._mm256_add_epi32(
+                avx2._mm256_madd_epi16(even, of_even),
+                avx2._mm256_madd_epi16(odd, of_odd),
+            );
+            avx2._mm256_add_epi32(sum, products)
+        };
+        [add(sums[0], weights[0]), add(sums[1], weights[1])]
     }
 }
 
@@ -298,12 +343,44 @@ impl Lanes for V4 {
     sums_by_avx512!(simd => simd);
     brain_by_avx512!(simd => simd);
 
+    type PairWeights = __m512i;
+
     #[inline(always)]
-    fn add_whole_products(self, sums: __m512i, value: i32, weights: __m512i) -> __m512i {
-        let products = self
-            .avx512bw
-            ._mm512_madd_epi16(self.avx512f._mm512_set1_epi32(value), weights);
-        self.avx512f._mm512_add_epi32(sums, products)
+    fn pair_weights(self, pair: &WholePair) -> __m512i {
+        self.avx512bw._mm512_cvtepi8_epi16(cast(pair.0))
+    }
+
+    #[inline(always)]
+    fn add_pair_products(self, sums: __m512i, value: u32, weights: __m512i) -> __m512i {
+        let value = self.avx512f._mm512_set1_epi32(value.cast_signed());
+        self.avx512f
+            ._mm512_add_epi32(sums, self.avx512bw._mm512_madd_epi16(value, weights))
+    }
+
+    /// The weights of even and of odd inputs, in 16 bits.
+    type ByteWeights = [__m512i; 2];
+
+    #[inline(always)]
+    fn byte_weights(self, quad: &ByteQuad) -> [__m512i; 2] {
+        let avx512bw = self.avx512bw;
+        let weights = cast(quad.0);
+        [
+            avx512bw._mm512_srai_epi16::<8>(avx512bw._mm512_slli_epi16::<8>(weights)),
+            avx512bw._mm512_srai_epi16::<8>(weights),
+        ]
+    }
+
+    #[inline(always)]
+    fn add_byte_products(self, sums: __m512i, value: u32, weights: [__m512i; 2]) -> __m512i {
+        let (avx512f, avx512bw) = (self.avx512f, self.avx512bw);
+        let inputs = avx512f._mm512_set1_epi32(value.cast_signed());
+        let even = avx512f._mm512_and_si512(inputs, avx512f._mm512_set1_epi16(0xff));
+        let odd = avx512bw._mm512_srli_epi16::<8>(inputs);
+        let products = avx512f._mm512_add_epi32(
+            avx512bw._mm512_madd_epi16(even, weights[0]),
+            avx512bw._mm512_madd_epi16(odd, weights[1]),
+        );
+        avx512f._mm512_add_epi32(sums, products)
     }
 }
 
@@ -327,13 +404,13 @@ mod beyond_pulp {
     use std::mem::transmute;
 
     use std::arch::x86_64::{
-        __m256i, __m512bh, __m512i, _mm256_dpwssd_avx_epi32, _mm256_set1_epi32, _mm512_dpbf16_ps,
-        _mm512_dpwssd_epi32, _mm512_set1_epi32,
+        __m256i, __m512bh, __m512i, _mm256_dpbusd_avx_epi32, _mm256_dpwssd_avx_epi32, _mm256_set1_epi32,
+        _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_dpwssd_epi32, _mm512_set1_epi32,
     };
 
     use super::{
-        __m128, __m128i, __m256, __m512, Avx2Vnni, Avx512Bf16, Avx512Vnni, BrainPair, COLUMNS, LANES, Lanes,
-        LanesWork, PanelPair, PanelRow, V3, V4, cast,
+        __m128, __m128i, __m256, __m512, Avx2Vnni, Avx512Bf16, Avx512Vnni, BrainPair, ByteQuad, COLUMNS,
+        LANES, Lanes, LanesWork, V3, V4, WholePair, cast,
     };
 
     impl Avx2Vnni {
@@ -374,14 +451,44 @@ mod beyond_pulp {
         eight_by_avx2!(simd => simd.0);
         sums_by_avx2!(simd => simd.0);
 
+        type PairWeights = [__m256i; 2];
+
         #[inline(always)]
-        fn add_whole_products(self, sums: [__m256i; 2], value: i32, weights: [__m256i; 2]) -> [__m256i; 2] {
+        fn pair_weights(self, pair: &WholePair) -> [__m256i; 2] {
+            let [low, high]: [__m128i; 2] = cast(pair.0);
+            [
+                self.0.avx2._mm256_cvtepi8_epi16(low),
+                self.0.avx2._mm256_cvtepi8_epi16(high),
+            ]
+        }
+
+        #[inline(always)]
+        fn add_pair_products(self, sums: [__m256i; 2], value: u32, weights: [__m256i; 2]) -> [__m256i; 2] {
             // SAFETY: by `detect`.
             unsafe {
-                let value = _mm256_set1_epi32(value);
+                let value = _mm256_set1_epi32(value.cast_signed());
                 [
                     _mm256_dpwssd_avx_epi32(sums[0], value, weights[0]),
                     _mm256_dpwssd_avx_epi32(sums[1], value, weights[1]),
+                ]
+            }
+        }
+
+        type ByteWeights = [__m256i; 2];
+
+        #[inline(always)]
+        fn byte_weights(self, quad: &ByteQuad) -> [__m256i; 2] {
+            cast(quad.0)
+        }
+
+        #[inline(always)]
+        fn add_byte_products(self, sums: [__m256i; 2], value: u32, weights: [__m256i; 2]) -> [__m256i; 2] {
+            // SAFETY: by `detect`.
+            unsafe {
+                let value = _mm256_set1_epi32(value.cast_signed());
+                [
+                    _mm256_dpbusd_avx_epi32(sums[0], value, weights[0]),
+                    _mm256_dpbusd_avx_epi32(sums[1], value, weights[1]),
                 ]
             }
         }
@@ -392,10 +499,30 @@ mod beyond_pulp {
         sums_by_avx512!(simd => simd.0);
         brain_by_avx512!(simd => simd.0);
 
+        type PairWeights = __m512i;
+
         #[inline(always)]
-        fn add_whole_products(self, sums: __m512i, value: i32, weights: __m512i) -> __m512i {
+        fn pair_weights(self, pair: &WholePair) -> __m512i {
+            self.0.pair_weights(pair)
+        }
+
+        #[inline(always)]
+        fn add_pair_products(self, sums: __m512i, value: u32, weights: __m512i) -> __m512i {
             // SAFETY: by `detect`.
-            unsafe { _mm512_dpwssd_epi32(sums, _mm512_set1_epi32(value), weights) }
+            unsafe { _mm512_dpwssd_epi32(sums, _mm512_set1_epi32(value.cast_signed()), weights) }
+        }
+
+        type ByteWeights = __m512i;
+
+        #[inline(always)]
+        fn byte_weights(self, quad: &ByteQuad) -> __m512i {
+            cast(quad.0)
+        }
+
+        #[inline(always)]
+        fn add_byte_products(self, sums: __m512i, value: u32, weights: __m512i) -> __m512i {
+            // SAFETY: by `detect`.
+            unsafe { _mm512_dpbusd_epi32(sums, _mm512_set1_epi32(value.cast_signed()), weights) }
         }
     }
 
@@ -437,9 +564,28 @@ mod beyond_pulp {
             }
         }
 
+        type PairWeights = __m512i;
+
         #[inline(always)]
-        fn add_whole_products(self, sums: __m512i, value: i32, weights: __m512i) -> __m512i {
-            self.0.add_whole_products(sums, value, weights)
+        fn pair_weights(self, pair: &WholePair) -> __m512i {
+            self.0.pair_weights(pair)
+        }
+
+        #[inline(always)]
+        fn add_pair_products(self, sums: __m512i, value: u32, weights: __m512i) -> __m512i {
+            self.0.add_pair_products(sums, value, weights)
+        }
+
+        type ByteWeights = __m512i;
+
+        #[inline(always)]
+        fn byte_weights(self, quad: &ByteQuad) -> __m512i {
+            self.0.byte_weights(quad)
+        }
+
+        #[inline(always)]
+        fn add_byte_products(self, sums: __m512i, value: u32, weights: __m512i) -> __m512i {
+            self.0.add_byte_products(sums, value, weights)
         }
     }
 }
