@@ -11,7 +11,7 @@
 * ``speechocean``: speechocean762 (``jimbozhang/speechocean762``), 5,000 sentences read by 250 people whose first language is Mandarin, children among them, on their own telephones, 4.6 h at
   16 kHz, Apache 2.0 where its authors publish it (Zhang et al., Interspeech 2021). Text: the repository's own, in Kaldi's form.
 * ``voxforge``: 220 sessions of VoxForge that ``arishakashif/speaker-recognition`` holds, 69 user names, 2.7 h, GPL v3. Text: each session's ``etc/PROMPTS``, nearly all of it CMU ARCTIC's sentences.
-* ``cathy``, ``kathleen``: ``rhasspy/dataset-voice-cathy`` and ``rhasspy/dataset-voice-kathleen``, one woman each reads CMU ARCTIC's sentences, 1.35 h and 1.4 h, CC0. Text: beside each clip.
+* ``cathy``: ``rhasspy/dataset-voice-cathy``, one woman reads CMU ARCTIC's sentences, 1.35 h, CC0. Text: beside each clip. (``rhasspy/dataset-voice-kathleen`` has the same recordings.)
 * ``commonvoice``: clips of Mozilla's Common Voice, CC0, that ``omnilingo/rsample-100-cv-corpus-6.1-2020-12-11`` (its ``en``), ``puri-gagan/speechdataset`` hold, some 100 speakers,
   0.2 h. Text: ``validated.tsv``. Another 713 clips by 176 people, of the additions of 2024 (``shubhra-cv/17``, ``18``, ``19``), are measured on and never trained on (``--measured``).
 * ``librispeech``: LibriSpeech (Panayotov et al. 2015), volunteers who read books for LibriVox, CC BY 4.0: Mini LibriSpeech's ``train-clean-5`` (``zhangrui0712/Voice-Age``: 1,519 utterances, 28 readers, 5.3 h) and
@@ -227,7 +227,6 @@ if __name__ == "__main__":
     parser.add_argument("--speechocean", type=Path, help="folder of speechocean762")
     parser.add_argument("--voxforge", type=Path, help="folder with VoxForge's sessions, anywhere below")
     parser.add_argument("--cathy", type=Path, help="folder of dataset-voice-cathy")
-    parser.add_argument("--kathleen", type=Path, help="folder of dataset-voice-kathleen")
     parser.add_argument("--librispeech", type=Path, nargs="*", default=[], help="folders with LibriSpeech's utterances, anywhere below")
     parser.add_argument("--librispeech-lists", type=Path, nargs="*", default=[], help="texts of those without *.trans.txt beside them: id, text")
     parser.add_argument("--crowd", type=Path, help="folder with cv-valid-*.csv and its clips, anywhere below")
@@ -255,8 +254,6 @@ if __name__ == "__main__":
     if options.measured:
         clips = ((samples, text) for samples, text in spoken(commonvoice(options.measured_clips)) if len(text.split()) > 2)
         write_set(((f"{i:04}", samples, text) for i, (samples, text) in enumerate(clips)), options.measured)
-    if options.kathleen:
-        write(kept(spoken(cathy(options.kathleen)), grams), options.out, "kathleen")
     if options.librispeech:
         write(kept(spoken(librispeech(options.librispeech, options.librispeech_lists)), grams), options.out, "librispeech")
     if options.crowd:
