@@ -1,6 +1,6 @@
 """Real-time streams of one Emformer in Waxwing, torchaudio and onnxruntime, with the same random weights, on this machine, in one go.
 
-``python tests/bench/compare.py [--sizes base,small] [--rounds 3] [--seconds 1.5] [--int8]`` after ``cargo build --release``. Needs requirements.txt.
+``python tests/bench/compare.py [--sizes base,small] [--rounds 3] [--seconds 1.5] [--narrow]`` after ``cargo build --release``. Needs requirements.txt.
 
 Each program is first tried with every batch size (and the peers with one thread, with two, and as two processes of one thread). Then the best
 setting of each is measured again and again in turn, one program after the other. Of each the best round is printed, on a machine that others
@@ -125,14 +125,14 @@ def compare(binary, size, folder, arguments):
         "torchaudio": Peer("torchaudio", size),
         "onnxruntime": Peer("onnxruntime", size, graph),
     }
-    if arguments.int8:
+    if arguments.narrow:
         ask("quantise", graph, folder / f"{size}.int8.onnx")
-        programs["waxwing int8"] = Waxwing(binary, directory, "int8")
+        programs |= {f"waxwing {precision}": Waxwing(binary, directory, precision) for precision in ("bf16", "int8", "w8a8")}
         programs["onnxruntime int8"] = Peer("onnxruntime", size, folder / f"{size}.int8.onnx")
     best, rounds = {}, {name: [] for name in programs}
     for name, program in programs.items():
         best[name], tried = scout(program, name.split()[0], arguments.seconds / 2)
-        print(f"{name:17} " + "  ".join(f"{spread}·{batch}: {streams:.1f}" for (spread, batch), streams in tried.items()), flush=True)
+        print(f"{name:16} " + "  ".join(f"{spread}·{batch}: {streams:.1f}" for (spread, batch), streams in tried.items()), flush=True)
     peaks = []
     for _ in range(arguments.rounds):
         for name, program in programs.items():
@@ -172,7 +172,7 @@ def main():
     parser.add_argument("--sizes", default="base,small")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.5)
-    parser.add_argument("--int8", action="store_true", help="also Waxwing's and onnxruntime's int8")
+    parser.add_argument("--narrow", action="store_true", help="also Waxwing's bf16, int8 and w8a8 and onnxruntime's int8")
     parser.add_argument("--json", type=Path, help="write all rounds here, too")
     arguments = parser.parse_args()
     results = {}

@@ -70,20 +70,32 @@ impl TileWork for Scores<'_> {
         let query_chunks: [&[[f32; LANES]]; N] = queries.map(|query| whole_chunks(query, whole));
         for column in (0..count).step_by(4) {
             // Behind the last key it is taken again, and its scores are dropped.
-            let keys: [&[f32]; 4] = std::array::from_fn(|index| self.key((column + index).min(count - 1)));
-            let key_chunks = keys.map(|key| whole_chunks(key, whole));
+            let key = |index: usize| self.key((column + index).min(count - 1));
+            let keys = [key(0), key(1), key(2), key(3)];
+            let chunks = [
+                whole_chunks(keys[0], whole),
+                whole_chunks(keys[1], whole),
+                whole_chunks(keys[2], whole),
+                whole_chunks(keys[3], whole),
+            ];
             let mut sums = [[lanes.splat(0.0); 4]; N];
+            // By indices: arrays' own iterators would be written to memory.
             for chunk in 0..whole {
-                let keys = key_chunks.map(|key| lanes.load(&key[chunk]));
-                for (sums, query) in sums.iter_mut().zip(&query_chunks) {
-                    let query = lanes.load(&query[chunk]);
-                    for (sum, key) in sums.iter_mut().zip(keys) {
-                        *sum = lanes.mul_add(query, key, *sum);
+                let four = [
+                    lanes.load(&chunks[0][chunk]),
+                    lanes.load(&chunks[1][chunk]),
+                    lanes.load(&chunks[2][chunk]),
+                    lanes.load(&chunks[3][chunk]),
+                ];
+                for index in 0..N {
+                    let query = lanes.load(&query_chunks[index][chunk]);
+                    for key in 0..4 {
+                        sums[index][key] = lanes.mul_add(query, four[key], sums[index][key]);
                     }
                 }
             }
-            for (index, sums) in sums.into_iter().enumerate() {
-                let mut four = lanes.sums(sums);
+            for index in 0..N {
+                let mut four = lanes.sums(sums[index]);
                 if whole * LANES < self.head_dim {
                     for (score, key) in four.iter_mut().zip(keys) {
                         let rest = queries[index].iter().zip(key).skip(whole * LANES);
@@ -92,7 +104,11 @@ impl TileWork for Scores<'_> {
                 }
                 let scores = &mut self.scores[(first + index) * self.columns + column..];
                 let there = scores.len().min(count - column).min(4);
-                scores[..there].copy_from_slice(&four[..there]);
+                if there == 4 {
+                    scores[..4].copy_from_slice(&four);
+                } else {
+                    scores[..there].copy_from_slice(&four[..there]);
+                }
             }
         }
     }
@@ -155,6 +171,10 @@ impl TileWork for Mixture<'_> {
 impl Mixture<'_> {
     /// `N` queries by `WIDTH` panels of values.
     #[inline(always)]
+    #[expect(
+        clippy::needless_range_loop,
+        reason = "iterators over arrays of registers may go through memory"
+    )]
     fn panels<L: Lanes, const N: usize, const WIDTH: usize>(&mut self, lanes: L, first: usize, at: usize) {
         let mut sums = [[lanes.no_sums(); WIDTH]; N];
         let mut column = 0;
