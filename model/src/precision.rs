@@ -9,9 +9,11 @@ pub enum Precision {
     /// 32-bit floating point: equal to the original within rounding.
     #[default]
     F32,
-    /// Weights of 8 bits with a scale for each output, inputs of 16 bits with a scale for each row's every 256. For the Emformers.
+    /// Weights of 8 bits with a scale for each output, inputs of 16 bits with a scale for each row's every 256, but those
+    /// behind an activation of 8 bits, as all are in [`Precision::W8A8`]. For the Emformers.
     Int8,
-    /// Weights of 8 bits with a scale for each output, inputs of 8 bits with a scale and a zero for each row's every 512: the fastest where the processor has VNNI, and the least exact. For the Emformers.
+    /// Weights of 8 bits with a scale for each output, inputs of 8 bits with a scale and a zero for each row's every 512: the
+    /// fastest where the processor has VNNI, and the least exact. For the Emformers.
     W8A8,
     /// Weights and inputs of 16 bits with the exponents of `f32` and eight binary digits. For the Emformers.
     Bf16,

@@ -83,7 +83,7 @@ impl Emformer {
         Self::with_precision(config, weights, Precision::F32)
     }
 
-    /// Builds the encoder. With [`Precision::Int8`] the products of its layers are in whole numbers; a stem's, a small part of
+    /// Builds the encoder. With another precision the products of its layers are in that; a stem's, a small part of
     /// the work, stay in `f32`.
     ///
     /// # Errors
@@ -95,10 +95,16 @@ impl Emformer {
     ) -> Result<Self, ModelError> {
         let encoder = config.clone();
         let dim = encoder.dim();
-        let linear = |name: &str, inputs: usize| -> Result<Linear, ModelError> {
+        let linear_in = |name: &str, inputs: usize, precision: Precision| -> Result<Linear, ModelError> {
             let weight = weights.values(&format!("{name}.weight"))?;
             let bias = weights.values(&format!("{name}.bias"))?;
             Ok(Linear::with_precision(&weight, bias, inputs, precision))
+        };
+        let linear = |name: &str, inputs: usize| linear_in(name, inputs, precision);
+        // What comes out of an activation bears eight bits best: less than a third of what all products lose is lost there.
+        let behind_activation = match precision {
+            Precision::Int8 => Precision::W8A8,
+            other => other,
         };
         let norm = |name: &str| -> Result<Norm, ModelError> {
             Ok(Norm::new(
@@ -121,7 +127,7 @@ impl Emformer {
                 out_proj: linear(&format!("{prefix}.attention.out_proj"), dim)?,
                 norm_feed_forward: norm(&format!("{prefix}.pos_ff.0"))?,
                 expand: linear(&format!("{prefix}.pos_ff.1"), dim)?,
-                contract: linear(&format!("{prefix}.pos_ff.4"), encoder.ffn_dim)?,
+                contract: linear_in(&format!("{prefix}.pos_ff.4"), encoder.ffn_dim, behind_activation)?,
                 norm_output: match encoder.output_norm {
                     OutputNorm::PerLayer => Some(norm(&format!("{prefix}.layer_norm_output"))?),
                     OutputNorm::Final => None,
