@@ -64,7 +64,7 @@ fn transcribe_takes_a_precision() -> Result<()> {
         Ok(text.split_whitespace().map(str::to_owned).collect())
     };
     let full = words("f32")?;
-    for precision in ["int8", "bf16"] {
+    for precision in ["int8", "bf16", "w8a8"] {
         let fewer = words(precision)?;
         let shared = full.iter().filter(|word| fewer.contains(word)).count();
         ensure!(

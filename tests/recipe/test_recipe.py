@@ -6,8 +6,11 @@ And the shipped models do in the program what they do in the training code. The 
 import json
 import os
 import pathlib
+import random
 import shutil
+import struct
 import subprocess
+import wave
 from xml.etree import ElementTree
 
 import pytest
@@ -98,3 +101,33 @@ def test_the_program_hears_what_the_training_code_hears(work, model):
     clips = [LIBRIVOX / f"{line.split(chr(9))[0]}.wav" for line in texts.read_text().splitlines()]
     assert len(shown) == 5 and all(shown)
     assert transcribe("--model", folder, "--beam-width", "1", *clips) == shown
+
+
+def recording(path, seed):
+    """A second and a half of something that is loud and quiet in turn, as speech is. What kind of file it is stands in it, not in its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    chance = random.Random(seed)
+    samples = [int(chance.gauss(0, 3000)) if index // 4000 % 2 else 0 for index in range(24_000)]
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", None))
+        file.writeframes(struct.pack(f"<{len(samples)}h", *samples))
+
+
+def test_recordings_are_read_in_the_forms_that_their_originals_have(work, tmp_path):
+    recording(tmp_path / "read/19/198/19-198-0000.flac", 1)
+    recording(tmp_path / "read/19/198/19-198-0001.flac", 2)
+    recording(tmp_path / "read/103-1240-0001.flac", 3)
+    (tmp_path / "read/19/198/19-198.trans.txt").write_text("19-198-0000 NORTHANGER ABBEY\n19-198-0001 ONE TWO THREE FOUR FIVE\n")
+    (tmp_path / "list.tsv").write_text("103-1240-0001\tTHAT HAD ITS SOURCE AWAY BACK\n103-1240-0002\t\n")
+    for index in range(3):
+        recording(tmp_path / f"crowd/cv-valid-dev/{index}.mp3", 10 + index)
+    rows = ["filename,text,up_votes,down_votes", "cv-valid-dev/0.mp3,be careful said the stranger,1,0", "cv-valid-dev/1.mp3,nobody said that,1,1", "cv-valid-dev/2.mp3,i am 12,3,0"]
+    (tmp_path / "crowd/cv-valid-dev.csv").write_text("\n".join(rows) + "\n")
+    recording(tmp_path / "an4/wav/an251-fash-b.sph", 20)
+    (tmp_path / "an4/etc").mkdir()
+    (tmp_path / "an4/etc/an4_train.transcription").write_text("<s> RUBOUT G M </s> (an251-fash-b)\n\n")
+    (tmp_path / "measured.tsv").write_text("0\tone two three four five\n")
+    recipe_python("fetched_speech.py", "--out", tmp_path / "speech", "--librispeech", tmp_path / "read", "--librispeech-lists", tmp_path / "list.tsv",
+                  "--crowd", tmp_path / "crowd", "--an4", tmp_path / "an4", "--forbidden", tmp_path / "measured.tsv")
+    heard = {name: [text for *_, text, _ in json.loads((tmp_path / f"speech/shard-{name}.json").read_text())] for name in ("librispeech", "crowd", "an4")}
+    assert heard == {"librispeech": ["that had its source away back", "northanger abbey"], "crowd": ["be careful said the stranger"], "an4": ["rubout g m"]}
