@@ -176,7 +176,16 @@ mod tests {
             (Precision::Int8, 0.5 / 32_767.0),
             (Precision::W8A8, 0.5 * 2.0 / 255.0),
         ] {
-            for (inputs, outputs) in [(1, 1), (7, 5), (16, 16), (33, 47), (600, 33)] {
+            for (inputs, outputs) in [
+                (1, 1),
+                (7, 5),
+                (15, 3),
+                (16, 16),
+                (29, 20),
+                (33, 47),
+                (47, 16),
+                (600, 33),
+            ] {
                 let (weight, bias) = (noise(1, inputs * outputs), noise(2, outputs));
                 let mut linear = Linear::with_precision(&weight, bias.clone(), inputs, precision);
                 for rows in 1..=25 {
@@ -245,7 +254,16 @@ mod tests {
 
     #[test]
     fn bf16_is_near_the_float_product_on_every_path() {
-        for (inputs, outputs) in [(1, 1), (7, 5), (16, 16), (33, 47), (600, 33)] {
+        for (inputs, outputs) in [
+            (1, 1),
+            (7, 5),
+            (15, 3),
+            (16, 16),
+            (29, 20),
+            (33, 47),
+            (47, 16),
+            (600, 33),
+        ] {
             let (weight, bias) = (noise(1, inputs * outputs), noise(2, outputs));
             // What is left is the rounding of sums.
             let halved = |values: &[f32]| -> Vec<f32> {

@@ -261,7 +261,8 @@ impl<'a> Block<'a> {
     #[inline(always)]
     fn write<T: Copy>(&self, numbers: &mut [T], rounded: impl Fn(&[f32; AT_ONCE]) -> [T; AT_ONCE]) {
         let (targets, rest) = numbers.as_chunks_mut();
-        for (target, chunk) in targets.iter_mut().zip(self.chunks) {
+        // The last chunk is a whole one where the numbers are filled up to it, as a word's may be.
+        for (target, chunk) in targets.iter_mut().zip(self.chunks.iter().chain([&self.last])) {
             *target = rounded(chunk);
         }
         let count = rest.len();
