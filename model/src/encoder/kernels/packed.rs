@@ -290,7 +290,7 @@ impl<K: Kind, const WIDTH: usize, const TILE: usize> TileWork for Tiles<'_, K, W
             unreachable!("a tile is within the rows")
         };
         let sums_of = &mut product.sums;
-        // By indices: an array's own iterator would first be written to memory, whole.
+        // By indices: an array's own iterator would first be written to memory, whole. Two loops: one that asks inside costs bytes 1 %.
         if sums_of.columns >= WIDTH * COLUMNS {
             for index in 0..N {
                 for panel in 0..TILE {
