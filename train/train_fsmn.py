@@ -26,6 +26,11 @@ from progress import Progress
 from train import launch
 
 
+def halves(device):
+    """Whether the device multiplies matrices of bf16 faster than of f32: twice as fast on processors with AVX-512 BF16 and on GPUs."""
+    return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+
+
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--speech", type=Path, required=True, help="folder of shards")
@@ -89,11 +94,12 @@ def work(rank, options, model, shared, average, saved):
     """One training process. Rank 0 also averages, measures and saves."""
     torch.set_num_threads(1)
     device = next(model.parameters()).device
+    kind = torch.bfloat16 if halves(device) else torch.float32
     tokens = Tokens(options.teacher / "tokens.txt")
     model.stem.convolutions.requires_grad_(False)
     matrices = [matrix for layer in model.layers for matrix in (layer.linear.weight, layer.project.weight)] if options.muon else []
     others = [value for value in model.parameters() if value.requires_grad and not any(value is matrix for matrix in matrices)]
-    optimizers = [torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.99), weight_decay=0.01, fused=True)] + ([Muon(matrices)] if matrices else [])
+    optimizers = [torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.99), weight_decay=0.01, fused=True)] + ([Muon(matrices, kind=kind)] if matrices else [])
     if saved:
         if len(saved["optimizers"]) != len(optimizers):
             raise SystemExit(f"{options.out} was trained {'without' if options.muon else 'with'} --muon: go on with it in the same way")
@@ -139,7 +145,8 @@ def work(rank, options, model, shared, average, saved):
             for group in optimizer.param_groups:
                 group["lr"] = options.rate * scale
         Linear.rounding = progress > 1 - options.rounding
-        wrong = lesson(model, batch, options, unit)
+        with torch.autocast(device.type, kind, enabled=kind != torch.float32):
+            wrong = lesson(model, batch, options, unit)
         if wrong:                                              # not if the larger model alone is followed and has heard nothing of it
             weights = vars(options) | {"states": options.states * scale}
             sum(weights[name] * value for name, value in wrong.items()).backward()

@@ -103,6 +103,42 @@ def test_the_program_hears_what_the_training_code_hears(work, model):
     assert transcribe("--model", folder, "--beam-width", "1", *clips) == shown
 
 
+def test_the_language_model_of_the_recipe_is_one_that_the_program_reads(work, tmp_path):
+    shutil.copytree(work / "en-fsmn", tmp_path / "model")
+    shutil.copy(work / "en-ngram.arpa", tmp_path / "model/language_model.bin")
+    assert len(transcribe("--model", tmp_path / "model", "--beam-width", "4", *sorted(LIBRIVOX.glob("*.wav"))[:1])) == 1
+
+
+DISTRIBUTIONS = """
+import numpy as np
+import language_model as lm
+
+draw = np.random.default_rng(3)
+corpus = lm.Corpus(["never say these words"])
+kinds = [corpus.add(" ".join(draw.choice(list(letters), draw.integers(1, 9))) for _ in range(400))[0] for letters in ("abcdefg", "efghijk")]
+assert len(corpus.add(["we never say these words", "we"])[0]) == 3
+names, renamed = lm.vocabulary(corpus.ids, kinds, 9)
+ids = {name: number for number, name in enumerate(names)}
+models = [lm.estimate(renamed[kind], len(names)) for kind in kinds]
+weights = lm.shares(models, [lm.encode(["a b c d", "e f g a"], ids)])
+assert weights[0] > 0.9 and abs(weights.sum() - 1) < 1e-9, weights
+sizes = []
+for threshold in (-np.inf, 0, 300, 3000):
+    model = lm.pruned(*lm.mixture(models, [0.7, 0.3]), threshold)
+    sizes.append(len(model[2][0]))
+    words = np.delete(np.arange(len(names)), lm.BEGIN)
+    for history in [lm.BEGIN, *range(lm.END + 1, len(names))]:
+        assert abs(lm.pairs_of(model, (history << lm.BITS) | words).sum() - 1) < 1e-6, (threshold, history)
+        for before in range(lm.END + 1, len(names)) if history != lm.BEGIN else ():
+            assert abs(lm.triples_of(model, (before << 2 * lm.BITS) | (history << lm.BITS) | words).sum() - 1) < 1e-6, (threshold, before, history)
+assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[2] > sizes[3], sizes
+"""
+
+
+def test_what_the_language_model_says_behind_any_words_sums_to_one(work):
+    run(WORK / "venv/bin/python", "-c", DISTRIBUTIONS, cwd=ROOT / "train")
+
+
 def recording(path, seed):
     """A second and a half of something that is loud and quiet in turn, as speech is. What kind of file it is stands in it, not in its name."""
     path.parent.mkdir(parents=True, exist_ok=True)

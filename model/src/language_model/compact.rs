@@ -1,21 +1,25 @@
-//! The compact form, all little-endian: `WXNG`, version u16, order u16, n-grams of each order u32; bytes of the words u32 and the words, each
-//! ended by a line feed; then for each order the least and the greatest log-probability and back-off weight f32 and as columns: last words (u16
-//! where the vocabulary allows, else u32; none at order 1), log-probabilities u16, and unless at the highest order back-off weights u16 and
-//! numbers of children (as wide as words); at last the CRC-32 of all before.
+//! The compact form: `WXNG`, version u16, a DEFLATE stream (RFC 1951), and the CRC-32 of all before. In the stream, all little-endian: order u16, n-grams of each order u32;
+//! bytes of the words u32 and the words, each ended by a line feed; then for each order the least and the greatest log-probability and back-off
+//! weight f32 and as columns: last words (none at order 1; each as what it is more than the one before behind the same words), log-probabilities u8, and unless at the highest order back-off
+//! weights u8 and numbers of children. Words and numbers of children have two bytes where the vocabulary allows, else four, and stand byte by byte: the lowest bytes of all,
+//! then the next ones, because most of the higher ones are zero.
 
 use std::collections::HashMap;
 use std::f32::consts::LN_10;
+use std::io::{Read as _, Write as _};
 
 use super::spellings::Spellings;
 use super::{BEGIN, END, LanguageModel, LanguageModelError, Level, MAX_ORDER, UNKNOWN};
 
 const MAGIC: &[u8] = b"WXNG";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 /// Probabilities below are as good as none; they would spoil the spacing of the others.
 const NEVER: f32 = -90.0 * LN_10;
 const NEVER_LOG_PROB: f32 = -99.0 * LN_10;
 /// Codes of numbers; 0 stands for [`NEVER_LOG_PROB`].
-const STEPS: f32 = (u16::MAX - 1) as f32;
+const STEPS: f32 = (u8::MAX - 1) as f32;
+/// No model in use inflates to more.
+const LARGEST: u64 = 1 << 30;
 
 pub(super) fn is_compact(bytes: &[u8]) -> bool {
     bytes.starts_with(MAGIC)
@@ -43,16 +47,16 @@ impl Scale {
         }
     }
 
-    fn code(self, value: f32) -> u16 {
+    fn code(self, value: f32) -> u8 {
         let range = self.greatest - self.least;
         match value {
             _ if value <= NEVER => 0,
             _ if range <= 0.0 => 1,
-            _ => 1 + ((value - self.least) / range * STEPS).round().clamp(0.0, STEPS) as u16,
+            _ => 1 + ((value - self.least) / range * STEPS).round().clamp(0.0, STEPS) as u8,
         }
     }
 
-    fn value(self, code: u16) -> f32 {
+    fn value(self, code: u8) -> f32 {
         match code {
             0 => NEVER_LOG_PROB,
             _ => self.least + (self.greatest - self.least) * (f32::from(code - 1) / STEPS),
@@ -60,27 +64,44 @@ impl Scale {
     }
 }
 
-/// Whether ids and numbers of children fit 16 bits.
-fn is_narrow(num_words: usize) -> bool {
-    num_words <= usize::from(u16::MAX)
+/// Bytes of an id or of a number of children.
+fn width(num_words: usize) -> usize {
+    match u16::try_from(num_words) {
+        Ok(_) => 2,
+        Err(_) => 4,
+    }
+}
+
+/// Appends the lowest bytes of all numbers, then the next ones.
+fn put(bytes: &mut Vec<u8>, numbers: &[u32], width: usize) {
+    for place in 0..width {
+        bytes.extend(numbers.iter().map(|number| (number >> (8 * place)) as u8));
+    }
+}
+
+/// What each child's word is more than the one before of the same parent; the first as it is.
+fn steps(words: &[u32], first_child: &[u32]) -> Vec<u32> {
+    let mut steps = words.to_vec();
+    for range in first_child.windows(2) {
+        let &[from, to] = range else { continue };
+        for child in from as usize + 1..to as usize {
+            steps[child] = words[child] - words[child - 1];
+        }
+    }
+    steps
 }
 
 pub(super) fn write(model: &LanguageModel) -> Vec<u8> {
-    let mut bytes = MAGIC.to_vec();
-    bytes.extend(VERSION.to_le_bytes());
-    bytes.extend((model.order() as u16).to_le_bytes());
+    let mut content = (model.order() as u16).to_le_bytes().to_vec();
     for count in model.num_ngrams() {
-        bytes.extend((count as u32).to_le_bytes());
+        content.extend((count as u32).to_le_bytes());
     }
     let text: String = model.words.iter().flat_map(|word| [&**word, "\n"]).collect();
-    bytes.extend((text.len() as u32).to_le_bytes());
-    bytes.extend(text.as_bytes());
-    let narrow = is_narrow(model.words.len());
-    let put = |bytes: &mut Vec<u8>, number: u32| match narrow {
-        true => bytes.extend((number as u16).to_le_bytes()),
-        false => bytes.extend(number.to_le_bytes()),
-    };
-    for (index, level) in model.levels.iter().enumerate() {
+    content.extend((text.len() as u32).to_le_bytes());
+    content.extend(text.as_bytes());
+    let width = width(model.words.len());
+    let mut above: Option<&Level> = None;
+    for level in &model.levels {
         let log_probs = Scale::of(&level.log_probs);
         let back_offs = Scale::of(&level.back_offs);
         for bound in [
@@ -89,30 +110,30 @@ pub(super) fn write(model: &LanguageModel) -> Vec<u8> {
             back_offs.least,
             back_offs.greatest,
         ] {
-            bytes.extend(bound.to_le_bytes());
+            content.extend(bound.to_le_bytes());
         }
-        if index > 0 {
-            level.words.iter().for_each(|&word| put(&mut bytes, word));
+        if let Some(above) = above {
+            put(&mut content, &steps(&level.words, &above.first_child), width);
         }
-        bytes.extend(
-            level
-                .log_probs
-                .iter()
-                .flat_map(|&value| log_probs.code(value).to_le_bytes()),
-        );
-        bytes.extend(
-            level
-                .back_offs
-                .iter()
-                .flat_map(|&value| back_offs.code(value).to_le_bytes()),
-        );
-        for pair in level.first_child.windows(2) {
-            put(
-                &mut bytes,
-                pair.iter().copied().reduce(|from, to| to - from).unwrap_or(0),
-            );
-        }
+        content.extend(level.log_probs.iter().map(|&value| log_probs.code(value)));
+        content.extend(level.back_offs.iter().map(|&value| back_offs.code(value)));
+        let children: Vec<u32> = level
+            .first_child
+            .iter()
+            .zip(level.first_child.iter().skip(1))
+            .map(|(from, to)| to - from)
+            .collect();
+        put(&mut content, &children, width);
+        above = Some(level);
     }
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend(VERSION.to_le_bytes());
+    let mut packer = flate2::write::DeflateEncoder::new(bytes, flate2::Compression::best());
+    // Writing to memory does not fail.
+    let mut bytes = match packer.write_all(&content).and_then(|()| packer.finish()) {
+        Ok(bytes) => bytes,
+        Err(error) => unreachable!("{error}"),
+    };
     let sum = checksum(&bytes);
     bytes.extend(sum.to_le_bytes());
     bytes
@@ -161,36 +182,29 @@ impl<'a> Reader<'a> {
     }
 
     fn values(&mut self, scale: Scale, count: usize) -> Result<Vec<f32>, LanguageModelError> {
-        Ok(pairs(self.take(count.saturating_mul(2))?)
-            .map(|code| scale.value(code))
-            .collect())
+        let codes = self.take(count)?.iter();
+        Ok(codes.map(|&code| scale.value(code)).collect())
     }
 
-    fn numbers(&mut self, narrow: bool, count: usize) -> Result<Vec<u32>, LanguageModelError> {
-        Ok(match narrow {
-            true => pairs(self.take(count.saturating_mul(2))?)
-                .map(u32::from)
-                .collect(),
-            false => {
-                let bytes = self.take(count.saturating_mul(4))?.chunks_exact(4);
-                bytes
-                    .map(|four| {
-                        four.iter()
-                            .rev()
-                            .fold(0, |number, &byte| number << 8 | u32::from(byte))
-                    })
-                    .collect()
+    fn numbers(&mut self, width: usize, count: usize) -> Result<Vec<u32>, LanguageModelError> {
+        let mut numbers = vec![0; count.min(self.0.len())];
+        for place in 0..width {
+            let bytes = self.take(count)?;
+            for (number, &byte) in numbers.iter_mut().zip(bytes) {
+                *number |= u32::from(byte) << (8 * place);
             }
-        })
+        }
+        Ok(numbers)
     }
 }
 
-fn pairs(bytes: &[u8]) -> impl Iterator<Item = u16> {
-    bytes.chunks_exact(2).map(|two| {
-        two.iter()
-            .rev()
-            .fold(0, |number, &byte| number << 8 | u16::from(byte))
-    })
+fn inflated(packed: &[u8]) -> Result<Vec<u8>, LanguageModelError> {
+    let mut content = Vec::new();
+    let read = flate2::read::DeflateDecoder::new(packed)
+        .take(LARGEST)
+        .read_to_end(&mut content);
+    read.map_err(|error| broken(format!("the stream cannot be unpacked: {error}")))?;
+    Ok(content)
 }
 
 pub(super) fn read(bytes: &[u8]) -> Result<LanguageModel, LanguageModelError> {
@@ -209,6 +223,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<LanguageModel, LanguageModelError> {
             "expected version {VERSION}, found {version}: convert the ARPA file again"
         )));
     }
+    let content = inflated(reader.0)?;
+    let mut reader = Reader(&content);
     let order = usize::from(u16::from_le_bytes(reader.array()?));
     if !(1..=MAX_ORDER).contains(&order) {
         return Err(broken(format!(
@@ -263,11 +279,11 @@ fn read_level(
     num_words: usize,
     is_highest: bool,
 ) -> Result<Level, LanguageModelError> {
-    let narrow = is_narrow(num_words);
+    let width = width(num_words);
     let (log_prob_scale, back_off_scale) = (reader.scale()?, reader.scale()?);
     let words = match above {
         None => (0..).take(count).collect(),
-        Some(_) => reader.numbers(narrow, count)?,
+        Some(above) => children(reader.numbers(width, count)?, &above.first_child, num_words)?,
     };
     let log_probs = reader.values(log_prob_scale, count)?;
     let (mut back_offs, mut first_child) = (Vec::new(), Vec::new());
@@ -275,30 +291,11 @@ fn read_level(
         back_offs = reader.values(back_off_scale, count)?;
         let mut next = 0_u32;
         first_child.push(next);
-        for number in reader.numbers(narrow, count)? {
+        for number in reader.numbers(width, count)? {
             next = next
                 .checked_add(number)
                 .ok_or_else(|| broken("too many children"))?;
             first_child.push(next);
-        }
-    }
-    if let Some(above) = above {
-        if above
-            .first_child
-            .last()
-            .is_none_or(|&children| children as usize != count)
-        {
-            return Err(broken(format!(
-                "the order above has not the {count} children that are listed"
-            )));
-        }
-        let sorted = above.first_child.windows(2).all(|range| {
-            let [from, to] = range else { return false };
-            let children = words.get(*from as usize..*to as usize).unwrap_or(&[]);
-            children.is_sorted_by(|one, other| one < other)
-        });
-        if !sorted || words.iter().any(|&word| word as usize >= num_words) {
-            return Err(broken("the n-grams are not in order"));
         }
     }
     Ok(Level {
@@ -307,4 +304,37 @@ fn read_level(
         back_offs,
         first_child,
     })
+}
+
+/// The words of all children from the steps between them.
+fn children(
+    mut words: Vec<u32>,
+    first_child: &[u32],
+    num_words: usize,
+) -> Result<Vec<u32>, LanguageModelError> {
+    let count = words.len();
+    if first_child
+        .last()
+        .is_none_or(|&children| children as usize != count)
+    {
+        return Err(broken(format!(
+            "the order above has not the {count} children that are listed"
+        )));
+    }
+    for range in first_child.windows(2) {
+        let &[from, to] = range else { continue };
+        let of_parent = words.get_mut(from as usize..to as usize).unwrap_or_default();
+        let mut before = None;
+        for word in of_parent {
+            let next = match before {
+                None => Some(*word),
+                Some(before) => u32::checked_add(before, *word).filter(|&next| next > before),
+            };
+            *word = next
+                .filter(|&next| (next as usize) < num_words)
+                .ok_or_else(|| broken("the n-grams are not in order"))?;
+            before = Some(*word);
+        }
+    }
+    Ok(words)
 }

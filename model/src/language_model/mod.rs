@@ -114,8 +114,8 @@ impl LanguageModel {
         }
     }
 
-    /// The compact form: 16 bits for each logarithm, evenly spaced over their range at each order, so that each is kept within
-    /// 1/131068 of that range (about 1e-4 natural log for models in use), and a checksum. Log10 probabilities below -90 become -99.
+    /// The compact form: 8 bits for each logarithm, evenly spaced over their range at each order, so that each is kept within 1/508 of that range (about 0.03 of a natural log for
+    /// models in use), packed, and a checksum. Log10 probabilities below -90 become -99.
     pub fn to_bytes(&self) -> Vec<u8> {
         compact::write(self)
     }
