@@ -6,7 +6,7 @@ use std::f32::consts::LN_10;
 use std::io::{BufRead, Read};
 
 use super::spellings::Spellings;
-use super::{BEGIN, END, LanguageModel, LanguageModelError, Level, MAX_ORDER, UNKNOWN};
+use super::{BEGIN, END, LanguageModel, LanguageModelError, Level, Logs, MAX_ORDER, UNKNOWN};
 
 /// As in KenLM, for a file without `<unk>`.
 const MISSING_UNKNOWN_LOG10: f32 = -100.0;
@@ -156,7 +156,7 @@ pub(super) fn read(reader: impl BufRead) -> Result<LanguageModel, LanguageModelE
         spellings: Spellings::new(words.iter().map(|word| &**word)),
         words,
         ids,
-        levels,
+        levels: levels.into_iter().map(exact).collect(),
         unknown: 0,
         begin,
         end,
@@ -249,8 +249,8 @@ fn hang(
     ngrams: &[Ngram],
     length: usize,
     parents: &[[u32; MAX_ORDER]],
-    levels: &mut [Level],
-) -> Result<Level, LanguageModelError> {
+    levels: &mut [Level<Vec<f32>>],
+) -> Result<Level<Vec<f32>>, LanguageModelError> {
     let error = |ngram: &Ngram, reason: &str| LanguageModelError::Arpa {
         line: ngram.line,
         reason: reason.to_owned(),
@@ -260,7 +260,7 @@ fn hang(
             "more n-grams than can be numbered".to_owned(),
         ));
     }
-    let mut level = Level::default();
+    let mut level: Level<Vec<f32>> = Level::default();
     let mut first_child = Vec::with_capacity(parents.len() + 1);
     let mut rest = ngrams.iter().peekable();
     for parent in parents {
@@ -290,6 +290,15 @@ fn hang(
         above.first_child = first_child;
     }
     Ok(level)
+}
+
+fn exact(level: Level<Vec<f32>>) -> Level {
+    Level {
+        words: level.words,
+        log_probs: Logs::Exact(level.log_probs),
+        back_offs: Logs::Exact(level.back_offs),
+        first_child: level.first_child,
+    }
 }
 
 fn set_first(values: &mut [f32], value: f32) {

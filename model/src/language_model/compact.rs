@@ -6,10 +6,12 @@
 
 use std::collections::HashMap;
 use std::f32::consts::LN_10;
-use std::io::{Read as _, Write as _};
+use std::io::{Read as _, Take, Write as _};
+
+use flate2::read::DeflateDecoder;
 
 use super::spellings::Spellings;
-use super::{BEGIN, END, LanguageModel, LanguageModelError, Level, MAX_ORDER, UNKNOWN};
+use super::{BEGIN, END, LanguageModel, LanguageModelError, Level, Logs, MAX_ORDER, UNKNOWN};
 
 const MAGIC: &[u8] = b"WXNG";
 const VERSION: u16 = 2;
@@ -26,8 +28,8 @@ pub(super) fn is_compact(bytes: &[u8]) -> bool {
 }
 
 /// Evenly spaced values.
-#[derive(Clone, Copy)]
-struct Scale {
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Scale {
     least: f32,
     greatest: f32,
 }
@@ -56,7 +58,7 @@ impl Scale {
         }
     }
 
-    fn value(self, code: u8) -> f32 {
+    pub(super) fn value(self, code: u8) -> f32 {
         match code {
             0 => NEVER_LOG_PROB,
             _ => self.least + (self.greatest - self.least) * (f32::from(code - 1) / STEPS),
@@ -102,21 +104,18 @@ pub(super) fn write(model: &LanguageModel) -> Vec<u8> {
     let width = width(model.words.len());
     let mut above: Option<&Level> = None;
     for level in &model.levels {
-        let log_probs = Scale::of(&level.log_probs);
-        let back_offs = Scale::of(&level.back_offs);
-        for bound in [
-            log_probs.least,
-            log_probs.greatest,
-            back_offs.least,
-            back_offs.greatest,
-        ] {
-            content.extend(bound.to_le_bytes());
+        let logs =
+            [level.log_probs.values(), level.back_offs.values()].map(|values| (Scale::of(&values), values));
+        for (scale, _) in &logs {
+            content.extend(scale.least.to_le_bytes());
+            content.extend(scale.greatest.to_le_bytes());
         }
         if let Some(above) = above {
             put(&mut content, &steps(&level.words, &above.first_child), width);
         }
-        content.extend(level.log_probs.iter().map(|&value| log_probs.code(value)));
-        content.extend(level.back_offs.iter().map(|&value| back_offs.code(value)));
+        for (scale, values) in &logs {
+            content.extend(values.iter().map(|&value| scale.code(value)));
+        }
         let children: Vec<u32> = level
             .first_child
             .iter()
@@ -149,16 +148,18 @@ fn broken(reason: impl Into<String>) -> LanguageModelError {
     LanguageModelError::Compact(reason.into())
 }
 
-struct Reader<'a>(&'a [u8]);
+/// Unpacks as it reads.
+struct Reader<'a>(Take<DeflateDecoder<&'a [u8]>>);
 
-impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Result<&'a [u8], LanguageModelError> {
-        let (taken, rest) = self
-            .0
-            .split_at_checked(length)
-            .ok_or_else(|| broken(format!("expected {length} further bytes, found {}", self.0.len())))?;
-        self.0 = rest;
-        Ok(taken)
+impl Reader<'_> {
+    fn take(&mut self, length: usize) -> Result<Vec<u8>, LanguageModelError> {
+        let mut taken = Vec::new();
+        let read = self.0.by_ref().take(length as u64).read_to_end(&mut taken);
+        match read {
+            Ok(found) if found == length => Ok(taken),
+            Ok(found) => Err(broken(format!("expected {length} further bytes, found {found}"))),
+            Err(error) => Err(broken(format!("the stream cannot be unpacked: {error}"))),
+        }
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], LanguageModelError> {
@@ -181,30 +182,16 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn values(&mut self, scale: Scale, count: usize) -> Result<Vec<f32>, LanguageModelError> {
-        let codes = self.take(count)?.iter();
-        Ok(codes.map(|&code| scale.value(code)).collect())
-    }
-
     fn numbers(&mut self, width: usize, count: usize) -> Result<Vec<u32>, LanguageModelError> {
-        let mut numbers = vec![0; count.min(self.0.len())];
-        for place in 0..width {
+        let mut numbers: Vec<u32> = self.take(count)?.into_iter().map(u32::from).collect();
+        for place in 1..width {
             let bytes = self.take(count)?;
-            for (number, &byte) in numbers.iter_mut().zip(bytes) {
+            for (number, byte) in numbers.iter_mut().zip(bytes) {
                 *number |= u32::from(byte) << (8 * place);
             }
         }
         Ok(numbers)
     }
-}
-
-fn inflated(packed: &[u8]) -> Result<Vec<u8>, LanguageModelError> {
-    let mut content = Vec::new();
-    let read = flate2::read::DeflateDecoder::new(packed)
-        .take(LARGEST)
-        .read_to_end(&mut content);
-    read.map_err(|error| broken(format!("the stream cannot be unpacked: {error}")))?;
-    Ok(content)
 }
 
 pub(super) fn read(bytes: &[u8]) -> Result<LanguageModel, LanguageModelError> {
@@ -215,16 +202,17 @@ pub(super) fn read(bytes: &[u8]) -> Result<LanguageModel, LanguageModelError> {
             "expected the checksum {expected:08x}, found {found:08x}: the file is damaged"
         )));
     }
-    let mut reader = Reader(content);
-    reader.take(MAGIC.len())?;
-    let version = u16::from_le_bytes(reader.array()?);
+    let head = content.split_at_checked(MAGIC.len() + 2);
+    let (&[.., low, high], packed) = head.ok_or_else(|| broken("cut short"))? else {
+        return Err(broken("cut short"));
+    };
+    let version = u16::from_le_bytes([low, high]);
     if version != VERSION {
         return Err(broken(format!(
             "expected version {VERSION}, found {version}: convert the ARPA file again"
         )));
     }
-    let content = inflated(reader.0)?;
-    let mut reader = Reader(&content);
+    let mut reader = Reader(DeflateDecoder::new(packed).take(LARGEST));
     let order = usize::from(u16::from_le_bytes(reader.array()?));
     if !(1..=MAX_ORDER).contains(&order) {
         return Err(broken(format!(
@@ -235,7 +223,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<LanguageModel, LanguageModelError> {
         .map(|_| reader.number())
         .collect::<Result<Vec<_>, _>>()?;
     let length = reader.number()?;
-    let text = std::str::from_utf8(reader.take(length)?).map_err(|_| broken("the words are not UTF-8"))?;
+    let text = reader.take(length)?;
+    let text = std::str::from_utf8(&text).map_err(|_| broken("the words are not UTF-8"))?;
     let words: Vec<Box<str>> = text.split_terminator('\n').map(Into::into).collect();
     if Some(&words.len()) != counts.first() {
         return Err(broken(format!(
@@ -258,8 +247,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<LanguageModel, LanguageModelError> {
         let level = read_level(&mut reader, levels.last(), count, words.len(), index + 1 == order)?;
         levels.push(level);
     }
-    match reader.0.len() {
-        0 => Ok(LanguageModel {
+    match reader.0.read(&mut [0]) {
+        Ok(0) => Ok(LanguageModel {
             spellings: Spellings::new(words.iter().map(|word| &**word)),
             words,
             ids,
@@ -268,7 +257,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<LanguageModel, LanguageModelError> {
             begin,
             end,
         }),
-        left => Err(broken(format!("{left} bytes behind the last n-gram"))),
+        _ => Err(broken("there is more behind the last n-gram")),
     }
 }
 
@@ -285,10 +274,10 @@ fn read_level(
         None => (0..).take(count).collect(),
         Some(above) => children(reader.numbers(width, count)?, &above.first_child, num_words)?,
     };
-    let log_probs = reader.values(log_prob_scale, count)?;
-    let (mut back_offs, mut first_child) = (Vec::new(), Vec::new());
+    let log_probs = Logs::Coded(log_prob_scale, reader.take(count)?);
+    let (mut back_offs, mut first_child) = (Logs::Exact(Vec::new()), Vec::new());
     if !is_highest {
-        back_offs = reader.values(back_off_scale, count)?;
+        back_offs = Logs::Coded(back_off_scale, reader.take(count)?);
         let mut next = 0_u32;
         first_child.push(next);
         for number in reader.numbers(width, count)? {

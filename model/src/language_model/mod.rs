@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use compact::Scale;
 use spellings::Spellings;
 
 /// The longest n-grams that are read.
@@ -62,15 +63,39 @@ pub struct LanguageModelState {
     len: u8,
 }
 
+/// Natural logs.
+#[derive(Debug, Clone, PartialEq)]
+enum Logs {
+    /// As they were read from a text.
+    Exact(Vec<f32>),
+    /// As the compact form has them: most of a large model stays as small as its file.
+    Coded(Scale, Vec<u8>),
+}
+
+impl Logs {
+    fn get(&self, index: usize) -> Option<f32> {
+        match self {
+            Self::Exact(values) => values.get(index).copied(),
+            Self::Coded(scale, codes) => codes.get(index).map(|&code| scale.value(code)),
+        }
+    }
+
+    fn values(&self) -> Vec<f32> {
+        match self {
+            Self::Exact(values) => values.clone(),
+            Self::Coded(scale, codes) => codes.iter().map(|&code| scale.value(code)).collect(),
+        }
+    }
+}
+
 /// The n-grams of one order, sorted by their words, as one layer of a trie.
 #[derive(Debug, Clone, Default, PartialEq)]
-struct Level {
+struct Level<Values = Logs> {
     /// The last word of each; the words before it are those of its parent. The first level lists all words in order.
     words: Vec<u32>,
-    /// Natural logs.
-    log_probs: Vec<f32>,
-    /// Natural logs; empty at the highest order.
-    back_offs: Vec<f32>,
+    log_probs: Values,
+    /// Empty at the highest order.
+    back_offs: Values,
     /// Where the children of each begin in the next level, and behind all of them its length; empty at the highest order.
     first_child: Vec<u32>,
 }
@@ -127,7 +152,7 @@ impl LanguageModel {
 
     /// Number of n-grams of each order, shortest first.
     pub fn num_ngrams(&self) -> Vec<usize> {
-        self.levels.iter().map(|level| level.log_probs.len()).collect()
+        self.levels.iter().map(|level| level.words.len()).collect()
     }
 
     /// All words, the special ones included, in the order of their ids.
@@ -188,21 +213,19 @@ impl LanguageModel {
                         .levels
                         .get(level + 1)
                         .and_then(|level| level.log_probs.get(child))
-                        .copied()
                         .unwrap_or(0.0);
             }
             back_off += self
                 .levels
                 .get(level)
                 .and_then(|level| level.back_offs.get(index))
-                .copied()
                 .unwrap_or(0.0);
         }
         let unigram = self
             .levels
             .first()
             .and_then(|level| level.log_probs.get(word as usize));
-        back_off + unigram.copied().unwrap_or(f32::NEG_INFINITY)
+        back_off + unigram.unwrap_or(f32::NEG_INFINITY)
     }
 
     /// The level and the index in it of an n-gram, if it is listed.
