@@ -222,12 +222,14 @@ def main():
     corpus, found = Corpus(chain.from_iterable(transcripts.values())), {}
     for kind in KINDS:
         training, held_out = corpus.add(kind(arguments.packages, arguments.checkouts))
-        if kind is commands:
-            drawn = corpus.add(everyday(training, corpus.ids, arguments.everyday), once=False)
-            training, held_out = np.concatenate([training, drawn[0]]), np.concatenate([held_out, drawn[1]])
         if len(training):
             found[kind.__name__] = training, held_out
-            print(f"{kind.__name__}: {(training == BEGIN).sum()} sentences, {(training > END).sum()} words", flush=True)
+    # Everyday sentences are commands, too; their single words are those of the first kind that there is.
+    drawn = corpus.add(everyday(next(iter(found.values()))[0], corpus.ids, arguments.everyday), once=False)
+    nothing = np.zeros(0, np.int32)
+    found[commands.__name__] = tuple(map(np.concatenate, zip(found.get(commands.__name__, (nothing, nothing)), drawn)))
+    for name, (training, _) in found.items():
+        print(f"{name}: {(training == BEGIN).sum()} sentences, {(training > END).sum()} words", flush=True)
     names, renamed = vocabulary(corpus.ids, [training for training, _ in found.values()], arguments.words)
     models = [estimate(renamed[training], len(names)) for training, _ in found.values()]
     ids = {name: number for number, name in enumerate(names)}
