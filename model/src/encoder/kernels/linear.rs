@@ -124,6 +124,18 @@ mod tests {
             .collect()
     }
 
+    /// Inputs and outputs that fill panels, chunks and blocks of the narrow kinds, fall short of them, and leave every kind of rest.
+    const SHAPES: [(usize, usize); 8] = [
+        (1, 1),
+        (7, 5),
+        (15, 3),
+        (16, 16),
+        (29, 20),
+        (33, 47),
+        (47, 16),
+        (600, 33),
+    ];
+
     fn exact(weight: &[f32], bias: &[f32], inputs: usize, row: &[f32]) -> Vec<f64> {
         bias.iter()
             .zip(weight.chunks(inputs))
@@ -176,16 +188,7 @@ mod tests {
             (Precision::Int8, 0.5 / 32_767.0),
             (Precision::W8A8, 0.5 * 2.0 / 255.0),
         ] {
-            for (inputs, outputs) in [
-                (1, 1),
-                (7, 5),
-                (15, 3),
-                (16, 16),
-                (29, 20),
-                (33, 47),
-                (47, 16),
-                (600, 33),
-            ] {
+            for (inputs, outputs) in SHAPES {
                 let (weight, bias) = (noise(1, inputs * outputs), noise(2, outputs));
                 let mut linear = Linear::with_precision(&weight, bias.clone(), inputs, precision);
                 for rows in 1..=25 {
@@ -254,16 +257,7 @@ mod tests {
 
     #[test]
     fn bf16_is_near_the_float_product_on_every_path() {
-        for (inputs, outputs) in [
-            (1, 1),
-            (7, 5),
-            (15, 3),
-            (16, 16),
-            (29, 20),
-            (33, 47),
-            (47, 16),
-            (600, 33),
-        ] {
+        for (inputs, outputs) in SHAPES {
             let (weight, bias) = (noise(1, inputs * outputs), noise(2, outputs));
             // What is left is the rounding of sums.
             let halved = |values: &[f32]| -> Vec<f32> {
