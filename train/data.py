@@ -12,7 +12,7 @@ from augmentation import RATE, augment, mask
 from features import HOP, features
 from model import Model
 
-RECORDED = ("queen", "sky")                                   # sources of recordings.py, of few speakers
+SYNTHESISED = ("hibari", "festival", "flite", "espeak", "piper")    # sources of synthesis.py; all others are recordings
 RATIOS = ((9, 10), (15, 16), (24, 25), (25, 24), (16, 15), (10, 9))
 
 
@@ -109,7 +109,7 @@ class Batches(torch.utils.data.IterableDataset):
         parts, texts, total = [], [], 0
         for _ in range(1 if rng.random() > self.joined else rng.integers(2, 4)):
             samples = shards.read(queue[-1])
-            if queue[-1][4] in RECORDED and rng.random() < 0.7:
+            if queue[-1][4] not in SYNTHESISED and rng.random() < 0.7:
                 # Played a little slower or faster: the same words by a larger or smaller speaker.
                 up, down = RATIOS[rng.integers(len(RATIOS))]
                 samples = resample_poly(samples, up, down).astype(np.float32)

@@ -115,9 +115,14 @@ def read_weights(folder):
     return read
 
 
+def says_phones(weights):
+    """The weights of an exported small model under their names in training, where its phones are those at the end."""
+    return {name.replace("phones.", "spoken."): value for name, value in weights.items()}
+
+
 def mean_weights(paths):
     """The averaged weights of a checkpoint, or those of an exported directory; of several, their mean."""
-    found = [read_weights(path) if path.is_dir() else torch.load(path, map_location="cpu", weights_only=False)["average"] for path in paths]
+    found = [says_phones(read_weights(path)) if path.is_dir() else torch.load(path, map_location="cpu", weights_only=False)["average"] for path in paths]
     return {name: sum(one[name] for one in found) / len(found) for name in found[0]}
 
 
@@ -131,7 +136,7 @@ def load(folder):
     tokens.names = names
     if settings["architecture"] == "deep-fsmn":
         model = DeepFsmn(len(names))
-        begin_with(model, read_weights(folder))
+        begin_with(model, says_phones(read_weights(folder)))
         return model.eval(), {"ctc": tokens}
     geometry = tuple(encoder[f"{name}_length"] for name in ("segment", "left_context", "right_context"))
     model = Model(encoder["num_layers"], {"ctc": len(names)}, geometry, encoder["ffn_dim"])

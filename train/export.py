@@ -104,14 +104,18 @@ def listening_names(weights):
             yield f"layers.{layer}.{parts[part]}.{kind}", value
 
 
-def export(checkpoints, head, pieces, out, blank_bias=0.0, listener=None, bits=16):
+def export(checkpoints, head, pieces, out, blank_bias=0.0, listener=None, bits=16, pronunciations=None):
     """Writes the model directory ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     weights = mean_weights(checkpoints)
     if "layers.0.linear.weight" in weights:
-        # The phones were asked for while it learnt.
-        weights = {name: value for name, value in weights.items() if not name.startswith("phones.")}
-        return write(out, weights, bits, fsmn.config(LOG_FLOOR, LEFT, N_FFT, RATE), pieces)
+        # The phones in the middle were asked for while it learnt.
+        weights = {name.replace("spoken.", "phones."): value for name, value in weights.items() if not name.startswith("phones.")}
+        if pronunciations:
+            shutil.copy(pronunciations, out / "pronunciations.txt.gz")
+        else:
+            weights = {name: value for name, value in weights.items() if not name.startswith("phones.")}
+        return write(out, weights, bits, fsmn.config(LOG_FLOOR, LEFT, N_FFT, RATE, bool(pronunciations)), pieces)
     state = {}
     for name, value in weights.items():
         if name.startswith("heads."):
@@ -148,6 +152,7 @@ if __name__ == "__main__":
     parser.add_argument("--pieces", type=Path)
     parser.add_argument("--blank-bias", type=float, default=0.0, help="added to the blank's bias: below 0 for fewer deletions, chosen on a development set")
     parser.add_argument("--listener", type=Path, help="checkpoint of train_listener.py")
+    parser.add_argument("--pronunciations", type=Path, help="of pronunciations.py, for a small model that says phones too; without it, it says none")
     parser.add_argument("--bits", type=int, default=16, choices=[6, 8, 16], help="of the linear layers' weights")
     options = parser.parse_args()
-    export(options.checkpoints, options.head, options.pieces, options.out, options.blank_bias, options.listener, options.bits)
+    export(options.checkpoints, options.head, options.pieces, options.out, options.blank_bias, options.listener, options.bits, options.pronunciations)

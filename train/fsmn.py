@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from features import HOP, features
 from model import DIM, HEADS, unit_importance
-from phones import PHONES
+from phones import NAMES, PHONES
 
 STACK, STRIDE, NUM_MELS, TAPS = 7, 4, 80, 3                    # frames side by side; from one stacked frame to the next; frames that a convolution sees
 HOP_SAMPLES = STRIDE * HOP                                     # of a stacked frame: 40 ms
@@ -98,7 +98,7 @@ class DeepFsmn(nn.Module):
         super().__init__()
         self.stem = Stem()
         self.layers = nn.ModuleList(Layer(memory_on, hidden, right) for memory_on, hidden, right in zip(MEMORY_ON, HIDDEN, RIGHT_ORDERS))
-        self.norm, self.head = nn.LayerNorm(DIM), Linear(DIM, classes)
+        self.norm, self.head, self.spoken = nn.LayerNorm(DIM), Linear(DIM, classes), Linear(DIM, PHONES)
         self.phones = nn.Sequential(nn.LayerNorm(DIM), nn.Linear(DIM, PHONES))
 
     def lessons(self, x, given=None, known=None):
@@ -110,7 +110,7 @@ class DeepFsmn(nn.Module):
                 x = torch.cat([torch.where(known[:, :, None], given[:, :, i // STAGE - 1], x[:, :frames]), x[:, frames:]], 1)
             x = layer(x)
             behind += [x] if i % STAGE == STAGE - 1 else []
-        return self.head(self.norm(x)).log_softmax(-1), behind
+        return self.head(self.norm(x)).float().log_softmax(-1), behind
 
     def forward(self, spectrum):
         """(1, 4 (frames + lookahead), 80) log-mel -> {"ctc": (1, frames, classes)}."""
@@ -171,17 +171,18 @@ def begin_with(model, found):
         return ".".join(parts)
 
     missing, unexpected = model.load_state_dict({place(name): value for name, value in found.items()}, strict=False)
-    assert not unexpected and all(name.startswith(("layers.", "phones.")) for name in missing), (missing, unexpected)
+    assert not unexpected and all(name.startswith(("layers.", "phones.", "spoken.")) for name in missing), (missing, unexpected)
     for layer in model.layers[STAGE - 1::STAGE] if found_of_stage < STAGE else []:
         layer.project.weight.zero_(), layer.project.bias.zero_()
 
 
-def config(log_floor, left, n_fft, rate):
+def config(log_floor, left, n_fft, rate, says_phones):
     """``config.json`` of the exported model."""
+    phones = {"phones": {"names": NAMES}} if says_phones else {}
     layers = [{"hidden_dim": hidden, "memory_dim": DIM, "memory_on": memory_on, "left_order": LEFT_ORDER, "right_order": right, "skip_from": i}
               for i, (memory_on, hidden, right) in enumerate(zip(MEMORY_ON, HIDDEN, RIGHT_ORDERS))]
     return {"format": 1, "id": "en-fsmn", "architecture": "deep-fsmn", "language": "en", "sample_rate": rate,
             "features": {"type": "streaming_log_mel", "num_mels": NUM_MELS, "n_fft": n_fft, "hop": HOP, "left_padding": left, "log_floor": log_floor,
                          "lfr": {"stack": STACK, "stride": STRIDE}},
             "encoder": {"input_dim": STACK * NUM_MELS, "stem": STEM, "layers": layers, "input_norm": True, "projection_bias": True, "activation": "gelu", "segment_length": SEGMENT},
-            "ctc": {"blank": 0}, "search": {"language_model_weight": 0.5, "word_bonus": 1.0}, "license": "MIT AND Apache-2.0"}
+            "ctc": {"blank": 0}, **phones, "search": {"language_model_weight": 0.5, "word_bonus": 1.0, "rescoring_weight": 1.0}, "license": "MIT AND Apache-2.0"}

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 import evaluate
 from augmentation import RATE, augment, mask, noise, pause, vocal_tract
-from data import RATIOS, RECORDED, Batches
+from data import RATIOS, SYNTHESISED, Batches
 from features import HOP, LOG_FLOOR, MIDDLES, features
 from fsmn import HOP_SAMPLES, STAGES, STRIDE, DeepFsmn, stacked
 from model import DIM
@@ -155,7 +155,7 @@ class Lessons(Batches):
         for _ in range(1 if rng.random() > self.joined else rng.integers(2, 4)):
             item = queue[-1]
             samples, up, down = shards.read(item), 1, 1
-            if item[4] in RECORDED and rng.random() < 0.7:
+            if item[4] not in SYNTHESISED and rng.random() < 0.7:
                 up, down = RATIOS[rng.integers(len(RATIOS))]
                 samples = resample_poly(samples, up, down).astype(np.float32)
             if parts and total + len(samples) > self.longest * RATE:

@@ -17,11 +17,13 @@ import torch
 from torch.nn import functional as F
 
 import evaluate
-from data import Tokens, favoured
+from data import Shards, Tokens, favoured
 from features import LOG_FLOOR
 from fsmn import SPOKEN, DeepFsmn, Linear, begin_with, inherit
 from lessons import LIKELY, STATES, Lessons, spread
 from muon import Muon
+from phone_sequences import Everything, triples
+from phones import Phones
 from progress import Progress
 from train import launch
 
@@ -47,6 +49,7 @@ def arguments():
     parser.add_argument("--apart", action="store_true", help="each stage begins with the teacher's stream")
     parser.add_argument("--words", type=float, default=0.3, help="weight of CTC's loss; 0 with --posteriors 0 follows the teacher's streams only")
     parser.add_argument("--phones", type=float, default=0.3, help="weight of CTC's loss of the phones, behind the stage in the middle")
+    parser.add_argument("--spoken", type=float, default=1.0, help="weight of the loss of the phones at the end, beside all that could have been said")
     parser.add_argument("--states", type=float, default=20, help="weight of the distance to the teacher's streams at the peak rate")
     parser.add_argument("--posteriors", type=float, default=1.0, help="weight of the cross entropy with the teacher's posteriors")
     parser.add_argument("--rounding", type=float, default=0.08, help="share of --minutes, at the end, with rounded weights")
@@ -70,14 +73,32 @@ def ctc(log_probs, lengths, targets, asked=None):
     return (losses if asked is None else losses[asked]).sum() / counts.sum().clamp_min(1)
 
 
-def lesson(model, batch, options, unit):
+def told_apart(log_probs, lengths, targets, asked, follows, plain=0.1):
+    """CTC's loss beside all that could have been said, per phone, and a little of CTC's own, which keeps the blanks where they are; items that are not asked are left out."""
+    loss = plain * ctc(log_probs, lengths, targets, asked)
+    if asked.any():
+        everything = Everything.apply(log_probs[asked].cpu(), lengths[asked].cpu(), follows).sum().to(log_probs.device)
+        loss = loss + ctc(log_probs, lengths, targets, asked) + everything.float() / targets[1].sum().clamp_min(1)
+    return loss
+
+
+def usual(speech, held_out):
+    """Which phones follow which in the transcripts of all shards but those that are held out."""
+    shards, phones = Shards(speech, held_out), Phones()
+    shards.refresh()
+    return triples(said for item in shards.items if (said := phones.encode(item[3])))
+
+
+def lesson(model, batch, options, unit, follows):
     """What is wrong with a batch, by the names of the options that weigh it; what weighs nothing is left out."""
     log_probs, behind = model.lessons(batch["features"], *([batch["states"].float(), batch["states_known"]] if options.apart else []))
     wrong = {}
     if options.words:
         wrong["words"] = ctc(log_probs, batch["lengths"], batch["targets"])
     if options.phones:
-        wrong["phones"] = ctc(model.phones(behind[SPOKEN]).log_softmax(-1), batch["lengths"], batch["phones"], batch["phones_known"])
+        wrong["phones"] = ctc(model.phones(behind[SPOKEN]).float().log_softmax(-1), batch["lengths"], batch["phones"], batch["phones_known"])
+    if options.spoken:
+        wrong["spoken"] = told_apart(model.spoken(model.norm(behind[-1])).float().log_softmax(-1), batch["lengths"], batch["phones"], batch["phones_known"], follows)
     if options.states and batch["states_known"].any():
         known = batch["states_known"]
         told = batch["states"][known].float() / unit
@@ -135,6 +156,7 @@ def work(rank, options, model, shared, average, saved):
     spent_before, recent = shared[2].item(), []
     unit = spread(options.speech) if options.states else None
     unit = unit if unit is None else unit.to(device)
+    follows = usual(options.speech, options.held_out) if options.spoken else None
     bar = Progress(options.out.name, options.minutes, "min", spent_before / 60) if rank == 0 else None
     while shared[2].item() < options.minutes * 60:
         batch = {name: value.to(device) if torch.is_tensor(value) else value for name, value in next(source).items()}
@@ -146,7 +168,7 @@ def work(rank, options, model, shared, average, saved):
                 group["lr"] = options.rate * scale
         Linear.rounding = progress > 1 - options.rounding
         with torch.autocast(device.type, kind, enabled=kind != torch.float32):
-            wrong = lesson(model, batch, options, unit)
+            wrong = lesson(model, batch, options, unit, follows)
         if wrong:                                              # not if the larger model alone is followed and has heard nothing of it
             weights = vars(options) | {"states": options.states * scale}
             sum(weights[name] * value for name, value in wrong.items()).backward()

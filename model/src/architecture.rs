@@ -19,6 +19,7 @@ use crate::error::ModelError;
 use crate::loader::{Expected, Weights};
 use crate::module::Classes;
 use crate::module::EncoderModule;
+use crate::phones;
 use crate::precision::Precision;
 use crate::second_listener;
 use crate::transducer::{self, TransducerEncoder, TransducerModule};
@@ -274,6 +275,9 @@ pub(crate) fn expected_with(config: &Config, classes: Classes) -> Vec<Expected> 
     let classes = classes.head;
     if let (Some(_), Some(classes), Some(geometry)) = (&config.ctc, classes, geometry(&config.encoder)) {
         expected.extend(head::expected_tensors(classes, geometry.output_dim));
+        if let Some(phones) = &config.phones {
+            expected.extend(phones::expected_tensors(phones, geometry.output_dim));
+        }
     }
     expected
 }
@@ -303,7 +307,7 @@ pub fn streaming_encoder_in(
 ) -> Result<Box<dyn StreamingEncoder>, ModelError> {
     let encoder = bare_streaming_encoder(config, weights, device, precision)?;
     Ok(match &config.ctc {
-        Some(_) => Box::new(WithHead::new(encoder, weights)?),
+        Some(_) => Box::new(WithHead::new(encoder, weights, config.phones.is_some())?),
         None => encoder,
     })
 }

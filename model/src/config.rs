@@ -16,6 +16,7 @@ use crate::encoder::recurrent::{CellStackConfig, RecurrentConfig};
 use crate::encoder::sanm::SanmConfig;
 use crate::encoder::skim::{MemLstmConfig, SegLstmConfig, SkimConfig};
 use crate::error::ModelError;
+use crate::phones::PhonesConfig;
 use crate::second_listener::SecondListenerConfig;
 use crate::transducer::RnntConfig;
 use crate::utterance_encoder;
@@ -46,6 +47,9 @@ pub struct Config {
     /// Present when the model ends in a CTC head (tensors `head.weight` and `head.bias`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ctc: Option<CtcConfig>,
+    /// Present when a second CTC head says phones (tensors `phones.weight` and `phones.bias`, how words are pronounced in `pronunciations.txt.gz`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phones: Option<PhonesConfig>,
     /// Present when another network hears each utterance again at its end (tensors `utterance_encoder.…` and `text_decoder.…`, vocabulary in
     /// `text_tokens.txt`).
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -74,6 +78,7 @@ struct ConfigFile {
     sample_rate: u32,
     features: Option<FeatureConfig>,
     ctc: Option<CtcConfig>,
+    phones: Option<PhonesConfig>,
     second_listener: Option<SecondListenerConfig>,
     vad: Option<VadConfig>,
     search: Option<SearchConfig>,
@@ -94,6 +99,7 @@ impl TryFrom<ConfigFile> for Config {
             sample_rate: file.sample_rate,
             features: file.features,
             ctc: file.ctc,
+            phones: file.phones,
             second_listener: file.second_listener,
             vad: file.vad,
             search: file.search,
@@ -160,6 +166,9 @@ pub struct SearchConfig {
     /// [`Decoding::word_bonus`]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub word_bonus: Option<f32>,
+    /// [`Decoding::rescoring_weight`]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rescoring_weight: Option<f32>,
 }
 
 impl SearchConfig {
@@ -170,6 +179,7 @@ impl SearchConfig {
                 .language_model_weight
                 .unwrap_or(decoding.language_model_weight),
             word_bonus: self.word_bonus.unwrap_or(decoding.word_bonus),
+            rescoring_weight: self.rescoring_weight.unwrap_or(decoding.rescoring_weight),
             ..decoding
         }
     }
@@ -230,6 +240,17 @@ impl Config {
             .map(|search| search.over(Decoding::default()).validate())
         {
             require(false, format!("search.{problem}"));
+        }
+        if let Some(phones) = &self.phones {
+            let streams = architecture::geometry(&self.encoder).is_some()
+                && architecture::cannot_stream(&self.encoder).is_none()
+                && !matches!(self.encoder, EncoderConfig::EmformerRnnt(_));
+            require(
+                self.ctc.is_some() && self.second_listener.is_none() && streams,
+                "phones: expected an encoder that streams, with a CTC head and without a second listener"
+                    .into(),
+            );
+            phones.problems(&mut require);
         }
         if let Some(second_listener) = &self.second_listener {
             let subsampling = architecture::geometry(&self.encoder).map(|geometry| geometry.subsampling);

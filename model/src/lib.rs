@@ -28,6 +28,7 @@ pub mod loader;
 pub mod model;
 pub mod module;
 pub mod pauses;
+pub mod phones;
 pub mod precision;
 pub mod second_listener;
 pub mod text_decoder;

@@ -15,11 +15,12 @@ use crate::error::ModelError;
 use crate::language_model::LanguageModel;
 use crate::loader::{self, WEIGHTS_FILE, Weights};
 use crate::module::classes;
+use crate::phones::{PhoneJudge, Pronunciations};
 use crate::precision::Precision;
 use crate::second_listener::SecondListener;
 use crate::text_decoder::TextVocabulary;
 use crate::tokens::Tokens;
-use crate::transcript::{Decoding, TextScorer, Transcriber, TranscriberOptions};
+use crate::transcript::{Decoding, Hears, TextScorer, Transcriber, TranscriberOptions};
 use crate::transducer::Networks;
 use crate::whole::WholeEncoder;
 
@@ -29,6 +30,8 @@ pub const CONFIG_FILE: &str = "config.json";
 pub const TOKENS_FILE: &str = "tokens.txt";
 /// Name of a second listener's vocabulary in a model directory.
 pub const TEXT_TOKENS_FILE: &str = "text_tokens.txt";
+/// Name of the list of pronunciations in the directory of a model with a phone head, in a form that [`Pronunciations::from_bytes`] reads.
+pub const PRONUNCIATIONS_FILE: &str = "pronunciations.txt.gz";
 /// Name of the language model in a model directory, in any form that [`LanguageModel::from_bytes`] reads. It may be missing.
 pub const LANGUAGE_MODEL_FILE: &str = "language_model.bin";
 
@@ -41,6 +44,8 @@ pub struct Parts<'a> {
     pub tokens_txt: &'a str,
     /// [`TEXT_TOKENS_FILE`], for a model with a second listener.
     pub text_tokens_txt: Option<&'a str>,
+    /// [`PRONUNCIATIONS_FILE`], for a model with a phone head.
+    pub pronunciations: Option<&'a [u8]>,
     /// [`WEIGHTS_FILE`].
     pub safetensors: &'a [u8],
 }
@@ -62,6 +67,9 @@ pub struct Model {
     encoder: Executor,
     transducer: Option<Arc<Networks>>,
     second_listener: Option<Arc<SecondListener>>,
+    pronunciations: Option<Arc<Pronunciations>>,
+    /// Who judges the second pass.
+    text_scorer: Option<Arc<dyn TextScorer>>,
     language_model: Option<Arc<LanguageModel>>,
 }
 
@@ -82,8 +90,8 @@ impl std::fmt::Debug for Model {
 }
 
 impl Model {
-    /// Loads `config.json`, `tokens.txt`, `model.safetensors` and, where they are there, `text_tokens.txt` and `language_model.bin` of a directory, to
-    /// run on the CPU.
+    /// Loads `config.json`, `tokens.txt`, `model.safetensors` and, where they are there, `text_tokens.txt`, `pronunciations.txt.gz` and `language_model.bin`
+    /// of a directory, to run on the CPU.
     ///
     /// # Errors
     /// [`ModelError::Invalid`] with every problem of all files, unreadable ones included.
@@ -114,13 +122,40 @@ impl Model {
             .transpose();
         let path = directory.join(TEXT_TOKENS_FILE);
         let text_tokens = path.exists().then(|| loader::read_text(&path)).transpose();
-        let files = (config, tokens, text_tokens, weights, language_model);
-        let (config, tokens, text_tokens, weights, language_model) = match files {
-            (Ok(config), Ok(tokens), Ok(text_tokens), Ok(weights), Ok(language_model)) => {
-                (config, tokens, text_tokens, weights, language_model)
-            }
-            (config, tokens, text_tokens, weights, language_model) => {
-                let problems = [config.err(), tokens.err(), text_tokens.err(), weights.err()];
+        let path = directory.join(PRONUNCIATIONS_FILE);
+        let pronunciations = path.exists().then(|| loader::read_bytes(&path)).transpose();
+        let files = (
+            config,
+            tokens,
+            text_tokens,
+            pronunciations,
+            weights,
+            language_model,
+        );
+        let (config, tokens, text_tokens, pronunciations, weights, language_model) = match files {
+            (
+                Ok(config),
+                Ok(tokens),
+                Ok(text_tokens),
+                Ok(pronunciations),
+                Ok(weights),
+                Ok(language_model),
+            ) => (
+                config,
+                tokens,
+                text_tokens,
+                pronunciations,
+                weights,
+                language_model,
+            ),
+            (config, tokens, text_tokens, pronunciations, weights, language_model) => {
+                let problems = [
+                    config.err(),
+                    tokens.err(),
+                    text_tokens.err(),
+                    pronunciations.err(),
+                    weights.err(),
+                ];
                 return Err(ModelError::Invalid {
                     problems: problems
                         .into_iter()
@@ -135,11 +170,14 @@ impl Model {
             config_json: &config,
             tokens_txt: &tokens,
             text_tokens_txt: text_tokens.as_deref(),
+            pronunciations: pronunciations.as_deref(),
             safetensors: &weights,
         };
-        let mut model = Self::from_parts_in(&parts, device, precision)?;
-        model.language_model = language_model.map(Arc::new);
-        Ok(model)
+        let model = Self::from_parts_in(&parts, device, precision)?;
+        Ok(match language_model {
+            Some(language_model) => model.with_language_model(Arc::new(language_model)),
+            None => model,
+        })
     }
 
     /// Builds a model without a second listener from the contents of its three files.
@@ -156,6 +194,7 @@ impl Model {
             config_json,
             tokens_txt,
             text_tokens_txt: None,
+            pronunciations: None,
             safetensors,
         };
         Self::from_parts_in(&parts, device, Precision::F32)
@@ -174,6 +213,7 @@ impl Model {
             config_json,
             tokens_txt,
             text_tokens_txt,
+            pronunciations,
             safetensors,
         } = *parts;
         let mut problems = Vec::new();
@@ -190,6 +230,7 @@ impl Model {
         };
         problems.extend(decoder_problem(&config, tokens.as_ref()));
         let vocabulary = vocabulary(&config, text_tokens_txt, &mut problems);
+        let pronunciations = pronounced(&config, pronunciations, &mut problems);
         let num_features = architecture::served_num_features(&config);
         match &config.features {
             None => problems.push(format!(
@@ -229,6 +270,8 @@ impl Model {
         )?;
         match (weights, tokens, config.features.clone()) {
             (Some(weights), Some(tokens), Some(features)) if problems.is_empty() => Ok(Self {
+                pronunciations: pronunciations.map(Arc::new),
+                text_scorer: None,
                 encoder: match cannot_stream {
                     None => Executor::Steps(architecture::streaming_encoder_in(
                         &config, &weights, device, precision,
@@ -256,7 +299,8 @@ impl Model {
                 features,
                 tokens: Arc::new(tokens),
                 language_model: None,
-            }),
+            }
+            .judged()),
             _ => Err(ModelError::Invalid { problems }),
         }
     }
@@ -265,7 +309,31 @@ impl Model {
     #[must_use]
     pub fn with_language_model(mut self, language_model: Arc<LanguageModel>) -> Self {
         self.language_model = Some(language_model);
+        self.judged()
+    }
+
+    /// The same model with whoever judges its second pass, as it is now.
+    fn judged(mut self) -> Self {
+        self.text_scorer = match (&self.second_listener, &self.pronunciations, &self.config.phones) {
+            (Some(listener), _, _) => Some(Arc::clone(listener) as Arc<dyn TextScorer>),
+            (None, Some(list), Some(phones)) => {
+                let (list, language_model) = (Arc::clone(list), self.language_model.clone());
+                let decoding = self.searched(Decoding::default());
+                Some(Arc::new(PhoneJudge::new(
+                    phones.classes(),
+                    list,
+                    language_model,
+                    &decoding,
+                )))
+            }
+            _ => None,
+        };
         self
+    }
+
+    /// Who judges what the second pass finds, if anybody does: a second listener, or the phones.
+    pub fn text_scorer(&self) -> Option<&Arc<dyn TextScorer>> {
+        self.text_scorer.as_ref()
     }
 
     /// The language model beside it, if there is one.
@@ -279,34 +347,51 @@ impl Model {
     }
 
     /// Judges a usual utterance once, as a second pass does at its end: 4 s, sixteen texts of twelve words that have half of them in
-    /// common; says how much speech that is. `None` without a second listener. For finding out what it costs.
+    /// common; says how much speech that is. `None` where nobody judges. For finding out what it costs.
     pub fn judge_once(&self) -> Option<Duration> {
-        let listener = self.second_listener.as_ref()?;
+        let scorer = self.text_scorer.as_ref()?;
         let frames = (4.0 / self.output_frame_seconds()) as usize;
         // Not all alike: of constants a norm would make nothing.
-        let values = (0..frames * listener.frame_len()).map(|index| (index % 17) as f32 / 17.0 - 0.5);
+        let features = |index: usize| (index % 17) as f32 / 17.0 - 0.5;
+        let len = scorer.hears().frame_len();
+        let values: Vec<f32> = match scorer.hears() {
+            Hears::Features(_) => (0..frames * len).map(features).collect(),
+            // Every third frame is doubtful, as where phones are said; the others are blanks.
+            Hears::BesideClasses(_) => (0..frames * len)
+                .map(|index| match (index / len % 3, index % len) {
+                    (0, class) => -2.0 - ((class * 7 + index / len) % 11) as f32,
+                    (_, 0) => 0.0,
+                    _ => -20.0,
+                })
+                .collect(),
+        };
         let words = ["one", "two", "three", "four", "five", "six", "seven", "eight"];
         let texts = (0..16).map(|text| {
             let word = |at: usize| words[(at + if at < 6 { 0 } else { text }) % words.len()];
             (0..12).map(word).collect::<Vec<_>>().join(" ")
         });
         let texts: Vec<String> = texts.collect();
-        std::hint::black_box(listener.judge(&values.collect::<Vec<f32>>(), &texts));
+        std::hint::black_box(scorer.judge(&values, &texts));
         Some(Duration::from_secs(4))
     }
 
-    /// How words are searched for where nobody says how: by a beam where the model has a language model, which only a beam hears, or a second
-    /// listener, which judges a second pass; by the best path otherwise. Its own `search` goes before.
+    /// How words are searched for where nobody says how: by a beam where the model has a language model, which only a beam hears, or somebody
+    /// who judges a second pass; by the best path otherwise. Its own `search` goes before.
     pub fn default_decoding(&self) -> Decoding {
         let decoding = if self.transducer.is_some() {
             Decoding::default()
-        } else if self.second_listener.is_some() {
+        } else if self.text_scorer.is_some() {
             Decoding::with_second_listener()
         } else if self.language_model.is_some() {
             Decoding::with_language_model()
         } else {
             Decoding::default()
         };
+        self.searched(decoding)
+    }
+
+    /// Settings with what suits the model.
+    fn searched(&self, decoding: Decoding) -> Decoding {
         match self.config.search {
             Some(search) => search.over(decoding),
             None => decoding,
@@ -343,8 +428,8 @@ impl Model {
         self.transducer.as_ref()
     }
 
-    /// What a step consumes and produces, or an utterance where the model cannot stream; `output_dim` is the number of classes, or the
-    /// width of an encoder frame of a transducer.
+    /// What a step consumes and produces, or an utterance where the model cannot stream; `output_dim` is the number of classes and what
+    /// is said beside them, or the width of an encoder frame of a transducer.
     pub fn geometry(&self) -> &Geometry {
         match &self.encoder {
             Executor::Steps(encoder) => encoder.geometry(),
@@ -419,11 +504,7 @@ impl Model {
                 options,
                 self.language_model.clone(),
             )
-            .with_text_scorer(
-                self.second_listener
-                    .clone()
-                    .map(|listener| listener as Arc<dyn TextScorer>),
-            ),
+            .with_text_scorer(self.text_scorer.clone()),
         }
     }
 
@@ -432,10 +513,8 @@ impl Model {
         match &self.transducer {
             Some(networks) => Transcriber::max_transducer_state_bytes(&self.tokens, networks, decoding),
             None => {
-                let dim = self
-                    .second_listener
-                    .as_ref()
-                    .map_or(0, |listener| listener.frame_len());
+                let scorer = self.text_scorer.as_ref();
+                let dim = scorer.map_or(0, |scorer| scorer.hears().frame_len());
                 Transcriber::max_state_bytes(&self.tokens, self.output_frame_seconds(), decoding, dim)
             }
         }
@@ -457,7 +536,7 @@ impl Model {
         }
     }
 
-    /// Advances every row by one segment; each row's output becomes `(output_frames, classes) f32` log-probs.
+    /// Advances every row by one segment; each row's output becomes `(output_frames, output_dim) f32` log-probs.
     ///
     /// # Errors
     /// As [`StreamingEncoder::step`], and [`ModelError::CannotStream`].
@@ -482,6 +561,20 @@ fn vocabulary(config: &Config, text: Option<&str>, problems: &mut Vec<String>) -
     };
     TextVocabulary::parse(text)
         .map_err(|error| problems.push(error.to_string()))
+        .ok()
+}
+
+/// The pronunciations of a model with a phone head.
+fn pronounced(config: &Config, list: Option<&[u8]>, problems: &mut Vec<String>) -> Option<Pronunciations> {
+    let phones = config.phones.as_ref()?;
+    let Some(list) = list else {
+        problems.push(format!(
+            "{PRONUNCIATIONS_FILE}: missing, a phone head needs to know how words are pronounced"
+        ));
+        return None;
+    };
+    Pronunciations::from_bytes(list, &phones.names)
+        .map_err(|error| problems.push(format!("{PRONUNCIATIONS_FILE}: {error}")))
         .ok()
 }
 

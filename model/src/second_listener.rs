@@ -14,7 +14,7 @@ use crate::error::ModelError;
 use crate::loader::{Expected, Weights};
 use crate::precision::Precision;
 use crate::text_decoder::{self, Memory, TextDecoder, TextDecoderConfig, TextVocabulary};
-use crate::transcript::{Judgement, TextScorer};
+use crate::transcript::{Hears, Judgement, TextScorer};
 use crate::utterance_encoder::{self, UtteranceEncoder, UtteranceEncoderConfig};
 
 /// Multiply-adds that judging given texts costs at most: some 50 ms of one core. An utterance's length bounds the rest.
@@ -128,14 +128,14 @@ fn common(left: &[u32], right: &[u32]) -> usize {
 }
 
 impl TextScorer for SecondListener {
-    fn frame_len(&self) -> usize {
-        self.encoder.values_per_frame()
+    fn hears(&self) -> Hears {
+        Hears::Features(self.encoder.values_per_frame())
     }
 
     fn judge(&self, frames: &[f32], texts: &[String]) -> Judgement {
         let encoded = self.encoder.encode(frames);
         let memory = self.decoder.memory(&encoded);
-        let spoken = frames.len() / self.frame_len();
+        let spoken = frames.len() / self.hears().frame_len();
         let most_tokens = (spoken as f64 * TOKENS_PER_FRAME) as usize + MORE_TOKENS;
         let own = self.decoder.search(&memory, OWN_TEXTS, most_tokens);
         let vocabulary = self.decoder.vocabulary();

@@ -28,7 +28,7 @@ use deferred::Due;
 pub use crate::ctc::{Decoding, DecodingError};
 pub use crate::endpoint::{Endpointing, EndpointingError, FinalDelay};
 pub use crate::hypothesis::{Alternative, EmittedToken, Utterance, Word};
-pub use rescoring::{Judgement, TextScorer};
+pub use rescoring::{Hears, Judgement, TextScorer};
 
 /// What a session can set, at its start and in mid-stream.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -166,14 +166,14 @@ impl Transcriber {
         transcriber
     }
 
-    /// Takes further output frames, `(frames, classes) f32` log-probs, or `(frames, encoding) f32` of a transducer, and appends the utterances that end in
+    /// Takes further output frames, `(frames, classes) f32` log-probs with what the model says beside them, or `(frames, encoding) f32` of a transducer, and appends the utterances that end in
     /// them. Any split of the same frames into calls gives the same finals.
     pub fn accept(&mut self, log_probs: &[f32], finals: &mut Vec<Utterance>) {
         self.accept_heard(log_probs, &[], finals);
     }
 
-    /// As [`accept`](Self::accept), with the features that each of them advances by, `(frames, values) f32`: what a text scorer hears. Without them
-    /// nothing is judged.
+    /// As [`accept`](Self::accept), with the features that each of them advances by, `(frames, values) f32`, for a text scorer that [hears](Hears) these. Without them
+    /// it judges nothing.
     pub fn accept_heard(&mut self, log_probs: &[f32], features: &[f32], finals: &mut Vec<Utterance>) {
         let (mut log_probs, mut features) = (log_probs, features);
         let (width, len) = (self.frame_width(), self.heard_len());
@@ -194,7 +194,7 @@ impl Transcriber {
     fn frame_width(&self) -> usize {
         match &self.decoder {
             Decoder::Transducer(stage) => stage.frame_len(),
-            Decoder::Greedy | Decoder::Beam(_) => self.tokens.len(),
+            Decoder::Greedy | Decoder::Beam(_) => self.tokens.len() + self.beside_classes(),
         }
     }
 

@@ -11,7 +11,7 @@ use waxwing_model::hypothesis::join_tokens_found_with;
 use waxwing_model::language_model::LanguageModel;
 use waxwing_model::tokens::Tokens;
 use waxwing_model::transcript::{
-    Decoding, Endpointing, Judgement, TextScorer, Transcriber, TranscriberOptions, Utterance,
+    Decoding, Endpointing, Hears, Judgement, TextScorer, Transcriber, TranscriberOptions, Utterance,
 };
 
 const FRAME_SECONDS: f64 = 0.04;
@@ -103,8 +103,8 @@ fn hotwords(texts: &[String], boost: f32) -> Arc<Hotwords> {
 struct Whimsical;
 
 impl TextScorer for Whimsical {
-    fn frame_len(&self) -> usize {
-        2
+    fn hears(&self) -> Hears {
+        Hears::Features(2)
     }
 
     fn judge(&self, frames: &[f32], texts: &[String]) -> Judgement {

@@ -79,7 +79,7 @@ fn the_second_listener_knows_what_was_said() {
     let listener = model.second_listener().unwrap();
     let steps = heard(&model);
     let frames: Vec<f32> = steps.iter().flat_map(|(_, features)| features).copied().collect();
-    assert_eq!(frames.len() % listener.frame_len(), 0);
+    assert_eq!(frames.len() % listener.hears().frame_len(), 0);
     let said: Vec<String> = finals(&model, &steps, model.default_decoding())
         .iter()
         .flat_map(|last| &last.words)
@@ -185,6 +185,7 @@ fn a_second_listener_without_its_vocabulary_or_a_head_is_refused() {
         config_json: std::str::from_utf8(&config).unwrap(),
         tokens_txt: std::str::from_utf8(&tokens).unwrap(),
         text_tokens_txt: None,
+        pronunciations: None,
         safetensors: &weights,
     };
     let device = waxwing_model::device::Device::Cpu;
@@ -202,6 +203,7 @@ fn a_second_listener_without_its_vocabulary_or_a_head_is_refused() {
     let parts = Parts {
         config_json: &headless,
         text_tokens_txt: Some("a"),
+        pronunciations: None,
         ..parts
     };
     let error = load(&parts).unwrap_err().to_string();

@@ -12,7 +12,7 @@ use waxwing_model::language_model::LanguageModel;
 use waxwing_model::model::{Model, Parts};
 use waxwing_model::precision::Precision;
 use waxwing_model::tokens::Tokens;
-use waxwing_model::transcript::{Decoding, Transcriber, TranscriberOptions};
+use waxwing_model::transcript::{Decoding, Hears, Transcriber, TranscriberOptions};
 
 use crate::config::nearest;
 use crate::engine::{StepFailed, StepModel};
@@ -111,6 +111,7 @@ fn from_binary(model: &BuiltIn, device: &Device, precision: Precision) -> anyhow
         config_json: model.config,
         tokens_txt: model.tokens,
         text_tokens_txt: Some(model.text_tokens),
+        pronunciations: None,
         safetensors: model.weights,
     };
     let loaded = Model::from_parts_in(&parts, device, precision).with_context(unusable)?;
@@ -150,8 +151,8 @@ impl StepModel for Model {
         self.language_model().is_some()
     }
 
-    fn has_second_listener(&self) -> bool {
-        self.second_listener().is_some()
+    fn text_scorer_hears(&self) -> Option<Hears> {
+        self.text_scorer().map(|scorer| scorer.hears())
     }
 
     fn judge_once(&self) -> Option<Duration> {

@@ -40,9 +40,9 @@ impl Wanted<'_> {
             remarks.push("`language_model_weight` needs a `beam_width` above 1".to_owned());
         }
         let is_judged = self.decoding.rescoring_weight.is_some_and(|weight| weight > 0.0);
-        if is_judged && !model.has_second_listener() {
+        if is_judged && model.text_scorer_hears().is_none() {
             remarks.push(format!(
-                "`rescoring_weight`: the model `{}` has no second listener",
+                "`rescoring_weight`: the model `{}` has neither a second listener nor a phone head",
                 model.id()
             ));
         } else if is_judged && decoding.second_pass_width <= decoding.beam_width {

@@ -51,10 +51,11 @@ impl CtcHead {
     }
 }
 
-/// A streaming encoder whose output frames are log-probs.
+/// A streaming encoder whose output frames are log-probs: of the classes and, where the model has a phone head, behind them of the phones.
 pub struct WithHead {
     encoder: Box<dyn StreamingEncoder>,
-    head: Linear,
+    /// One for each distribution.
+    heads: Vec<Linear>,
     geometry: Geometry,
     scratch: ScratchPool<Scratch>,
 }
@@ -66,21 +67,33 @@ struct Scratch {
 }
 
 impl WithHead {
-    /// Puts a head behind an encoder.
+    /// Puts a head behind an encoder, and a phone head beside it if the model has one.
     ///
     /// # Errors
-    /// [`ModelError::Invalid`] when a tensor of [`expected_tensors`] is missing.
-    pub fn new(encoder: Box<dyn StreamingEncoder>, weights: &Weights) -> Result<Self, ModelError> {
+    /// [`ModelError::Invalid`] when a tensor of [`expected_tensors`], or of [`phones::expected_tensors`](crate::phones::expected_tensors), is missing.
+    pub fn new(
+        encoder: Box<dyn StreamingEncoder>,
+        weights: &Weights,
+        has_phones: bool,
+    ) -> Result<Self, ModelError> {
         let mut geometry = encoder.geometry().clone();
-        let head = Linear::new(
-            &weights.values("head.weight")?,
-            weights.values("head.bias")?,
-            geometry.output_dim,
-        );
-        geometry.output_dim = head.outputs();
+        let inputs = geometry.output_dim;
+        let head = |name: &str| -> Result<Linear, ModelError> {
+            let weight = weights.values(&format!("{name}.weight"))?;
+            Ok(Linear::new(
+                &weight,
+                weights.values(&format!("{name}.bias"))?,
+                inputs,
+            ))
+        };
+        let mut heads = vec![head("head")?];
+        if has_phones {
+            heads.push(head("phones")?);
+        }
+        geometry.output_dim = heads.iter().map(Linear::outputs).sum();
         Ok(Self {
             encoder,
-            head,
+            heads,
             geometry,
             scratch: ScratchPool::default(),
         })
@@ -90,18 +103,25 @@ impl WithHead {
         let Scratch { encoded, log_probs } = scratch;
         encoded.clear();
         rows.iter().for_each(|row| encoded.extend_from_slice(row.output));
-        let classes = self.head.outputs();
-        let frames = encoded.len() / self.encoder.geometry().output_dim;
-        log_probs.resize(frames * classes, 0.0);
-        self.head.apply(frames, encoded, log_probs);
-        log_softmax_rows(log_probs, classes);
-        let mut rest = log_probs.as_slice();
-        for row in rows {
-            let own = row.output.len() / self.encoder.geometry().output_dim * classes;
-            let (own, others) = rest.split_at(own);
+        let (inputs, width) = (self.encoder.geometry().output_dim, self.geometry.output_dim);
+        let frames = encoded.len() / inputs;
+        for row in &mut *rows {
+            let own = row.output.len() / inputs;
             row.output.clear();
-            row.output.extend_from_slice(own);
-            rest = others;
+            row.output.resize(own * width, 0.0);
+        }
+        let mut from = 0;
+        for head in &self.heads {
+            let classes = head.outputs();
+            log_probs.resize(frames * classes, 0.0);
+            head.apply(frames, encoded, log_probs);
+            log_softmax_rows(log_probs, classes);
+            let said = log_probs.chunks_exact(classes);
+            let places = rows.iter_mut().flat_map(|row| row.output.chunks_exact_mut(width));
+            for (place, said) in places.zip(said) {
+                place[from..from + classes].copy_from_slice(said);
+            }
+            from += classes;
         }
     }
 }
@@ -114,7 +134,7 @@ impl StreamingEncoder for WithHead {
     fn products_per_step(&self) -> u64 {
         let inputs = self.encoder.geometry().output_dim;
         self.encoder.products_per_step()
-            + (self.geometry.output_frames() * inputs * self.head.outputs()) as u64
+            + (self.geometry.output_frames() * inputs * self.geometry.output_dim) as u64
     }
 
     fn new_state(&self) -> StateCache {

@@ -23,13 +23,18 @@ impl Transcriber {
     pub fn take(&mut self, log_probs: &[f32], features: &[f32], finals: &mut Vec<Utterance>) -> usize {
         let width = self.frame_width();
         debug_assert_eq!(log_probs.len() % width, 0, "log-probs must be whole frames");
-        let len = self.heard_len();
-        for (index, frame) in log_probs.chunks_exact(width).enumerate() {
+        let (len, beside) = (self.heard_len(), self.beside_classes());
+        for (index, row) in log_probs.chunks_exact(width).enumerate() {
             if self.is_due() {
                 return index;
             }
-            let heard = features.get(index * len..(index + 1) * len);
-            self.accept_frame(frame, heard.unwrap_or_default());
+            let (frame, behind) = row.split_at(width - beside);
+            let heard = match beside {
+                0 => features.get(index * len..(index + 1) * len).unwrap_or_default(),
+                // Where nothing is judged, nothing is kept.
+                _ => behind.get(..len).unwrap_or_default(),
+            };
+            self.accept_frame(frame, heard);
             if !self.is_due() {
                 finals.extend(self.end_if_over());
             }

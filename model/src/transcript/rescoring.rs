@@ -24,12 +24,38 @@ const LONGEST_UNJUDGED: Duration = Duration::from_secs(8);
 /// Words that ended less than this ago may still change their minds.
 const STILL_OPEN: Duration = Duration::from_secs(2);
 
+/// What a [`TextScorer`] is given of each output frame, and how many values that is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hears {
+    /// The features that one output frame of the encoder advances by.
+    Features(usize),
+    /// What the model says beside its classes: an output frame is `(classes + values) f32`.
+    BesideClasses(usize),
+}
+
+impl Hears {
+    /// Values for an output frame.
+    pub fn frame_len(self) -> usize {
+        match self {
+            Self::Features(values) | Self::BesideClasses(values) => values,
+        }
+    }
+
+    /// Values that lie behind the classes in an output frame.
+    pub fn beside_classes(self) -> usize {
+        match self {
+            Self::Features(_) => 0,
+            Self::BesideClasses(values) => values,
+        }
+    }
+}
+
 /// Says how well texts fit to what was heard.
 pub trait TextScorer: Send + Sync {
-    /// Values of the features that one output frame of the encoder advances by.
-    fn frame_len(&self) -> usize;
+    /// What it is given.
+    fn hears(&self) -> Hears;
 
-    /// What it thinks of texts, lower-case words with single blanks between, given the features `(output frames, frame_len) f32` of all that was said.
+    /// What it thinks of texts, lower-case words with single blanks between, given what it hears of all that was said, `(output frames, values) f32`.
     fn judge(&self, frames: &[f32], texts: &[String]) -> Judgement;
 }
 
@@ -72,9 +98,15 @@ impl Transcriber {
     /// Values of the features of a frame that the second pass keeps; 0 where nothing is rescored.
     pub(super) fn heard_len(&self) -> usize {
         match &self.text_scorer {
-            Some(scorer) if self.rescoring_weight > 0.0 => scorer.0.frame_len(),
+            Some(scorer) if self.rescoring_weight > 0.0 => scorer.0.hears().frame_len(),
             _ => 0,
         }
+    }
+
+    /// Values that lie behind the classes in each frame that it takes.
+    pub(super) fn beside_classes(&self) -> usize {
+        let scorer = self.text_scorer.as_ref();
+        scorer.map_or(0, |scorer| scorer.0.hears().beside_classes())
     }
 
     /// Whether the open utterance will be judged.

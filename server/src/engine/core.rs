@@ -10,7 +10,7 @@ use std::time::Duration;
 use waxwing_frontend::pcm::PcmDecoder;
 use waxwing_frontend::{Frontend, FrontendConfig, FrontendError};
 use waxwing_model::encoder::StepRow;
-use waxwing_model::transcript::{self, Transcriber};
+use waxwing_model::transcript::{self, Hears, Transcriber};
 
 use super::counters::{Counters, count};
 use super::memory::SessionBytes;
@@ -252,7 +252,7 @@ impl Core {
     /// Decodes the log-probs of the step that was just done, with `features` frames consumed by it, as far as no judgement is due.
     pub(super) fn stepped(&mut self, consumed: usize, events: &mut Vec<Event>) {
         let consumed = consumed.min(self.features.len());
-        if self.model.has_second_listener() {
+        if matches!(self.model.text_scorer_hears(), Some(Hears::Features(_))) {
             self.looked_ahead.extend_from_slice(&self.features[..consumed]);
         }
         self.features.drain(..consumed);

@@ -6,7 +6,7 @@
 
 use waxwing_frontend::pcm::Encoding;
 use waxwing_frontend::{Frontend, FrontendConfig, FrontendError};
-use waxwing_model::transcript::{Endpointing, TranscriberOptions};
+use waxwing_model::transcript::{Endpointing, Hears, TranscriberOptions};
 
 use super::core::{Core, EMISSION_DELAY};
 use super::inbox::{CONTROL_BYTES, Inbox, WAITING_CONTROLS, most_slots};
@@ -63,10 +63,9 @@ impl SessionBytes {
         let feature_frames = 2 * step_frames + silence_frames + SLACK_FRAMES;
         let samples = frontend.samples_needed_for((geometry.frames_needed(0) + 1) as u64) as usize;
         let log_probs = geometry.output_frames() * geometry.output_dim;
-        let looked_ahead = if model.has_second_listener() {
-            step_frames
-        } else {
-            0
+        let looked_ahead = match model.text_scorer_hears() {
+            Some(Hears::Features(_)) => step_frames,
+            Some(Hears::BesideClasses(_)) | None => 0,
         };
         let values = (feature_frames + looked_ahead) * geometry.num_features + samples + log_probs;
         // A flush's silence is forgotten once the look-ahead behind it is through.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use waxwing_frontend::features::FeatureConfig;
 use waxwing_model::encoder::{Geometry, StateCache, StepRow};
 use waxwing_model::tokens::Tokens;
-use waxwing_model::transcript::{Decoding, Transcriber, TranscriberOptions};
+use waxwing_model::transcript::{Decoding, Hears, Transcriber, TranscriberOptions};
 
 /// A failed step, in words for the log.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +17,7 @@ pub struct StepFailed(pub String);
 pub trait StepModel: Send + Sync + 'static {
     /// Name on the wire.
     fn id(&self) -> &str;
-    /// Sizes of a step; `output_dim` is the number of classes.
+    /// Sizes of a step; `output_dim` is the number of classes and what is said beside them.
     fn geometry(&self) -> &Geometry;
     /// Features that it was trained on.
     fn features(&self) -> FeatureConfig;
@@ -35,9 +35,9 @@ pub trait StepModel: Send + Sync + 'static {
     fn has_language_model(&self) -> bool {
         false
     }
-    /// Whether its second pass is judged by a second listener where nobody says otherwise.
-    fn has_second_listener(&self) -> bool {
-        false
+    /// What whoever judges its second pass hears; `None` where nobody does.
+    fn text_scorer_hears(&self) -> Option<Hears> {
+        None
     }
     /// Judges a usual utterance once, as its transcribers do, and says how much speech that is for; `None` where nothing is judged.
     fn judge_once(&self) -> Option<Duration> {

@@ -1,7 +1,7 @@
 //! Judgements are jobs of their own: nobody else waits for them, what is said is the same, and one that fails ends its session only.
 
 use waxwing_model::pauses::pause;
-use waxwing_model::transcript::{Judgement, TextScorer, Transcriber};
+use waxwing_model::transcript::{Hears, Judgement, TextScorer, Transcriber};
 
 use super::*;
 
@@ -52,8 +52,8 @@ impl Scorer {
 }
 
 impl TextScorer for Scorer {
-    fn frame_len(&self) -> usize {
-        HEARD
+    fn hears(&self) -> Hears {
+        Hears::Features(HEARD)
     }
 
     fn judge(&self, frames: &[f32], texts: &[String]) -> Judgement {
@@ -105,8 +105,8 @@ impl StepModel for Judged {
         self.fake.output_frame_seconds()
     }
 
-    fn has_second_listener(&self) -> bool {
-        true
+    fn text_scorer_hears(&self) -> Option<Hears> {
+        Some(self.scorer.hears())
     }
 
     fn transcriber(&self, options: TranscriberOptions) -> Transcriber {
