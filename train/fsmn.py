@@ -116,6 +116,15 @@ class DeepFsmn(nn.Module):
         """(1, 4 (frames + lookahead), 80) log-mel -> {"ctc": (1, frames, classes)}."""
         return {"ctc": self.lessons(stacked(spectrum))[0][:, :-self.geometry[1]]}
 
+    def sounds(self, spectrum):
+        """(1, 4 (frames + lookahead), 80) log-mel -> (1, frames, phones) log-probabilities."""
+        _, behind = self.lessons(stacked(spectrum))
+        return self.phones_of(behind[-1])[:, :-self.geometry[1]]
+
+    def phones_of(self, last):
+        """Log-probabilities of phones by what stands behind the last stage."""
+        return self.spoken(self.norm(last)).float().log_softmax(-1)
+
     @classmethod
     def spectrum(cls, samples, log_floor):
         """The log-mel of a recording with silence behind it until its last segment is full and all of it is heard."""
@@ -185,4 +194,4 @@ def config(log_floor, left, n_fft, rate, says_phones):
             "features": {"type": "streaming_log_mel", "num_mels": NUM_MELS, "n_fft": n_fft, "hop": HOP, "left_padding": left, "log_floor": log_floor,
                          "lfr": {"stack": STACK, "stride": STRIDE}},
             "encoder": {"input_dim": STACK * NUM_MELS, "stem": STEM, "layers": layers, "input_norm": True, "projection_bias": True, "activation": "gelu", "segment_length": SEGMENT},
-            "ctc": {"blank": 0}, **phones, "search": {"language_model_weight": 0.5, "word_bonus": 1.0, "rescoring_weight": 1.0}, "license": "MIT AND Apache-2.0"}
+            "ctc": {"blank": 0}, **phones, "search": {"language_model_weight": 0.8, "word_bonus": 1.0, "rescoring_weight": 1.0}, "license": "MIT AND Apache-2.0"}

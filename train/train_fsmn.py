@@ -98,7 +98,7 @@ def lesson(model, batch, options, unit, follows):
     if options.phones:
         wrong["phones"] = ctc(model.phones(behind[SPOKEN]).float().log_softmax(-1), batch["lengths"], batch["phones"], batch["phones_known"])
     if options.spoken:
-        wrong["spoken"] = told_apart(model.spoken(model.norm(behind[-1])).float().log_softmax(-1), batch["lengths"], batch["phones"], batch["phones_known"], follows)
+        wrong["spoken"] = told_apart(model.phones_of(behind[-1]), batch["lengths"], batch["phones"], batch["phones_known"], follows)
     if options.states and batch["states_known"].any():
         known = batch["states_known"]
         told = batch["states"][known].float() / unit

@@ -100,11 +100,14 @@ fn hotwords(texts: &[String], boost: f32) -> Arc<Hotwords> {
 
 /// Judges texts by their letters and by how much it was given to hear: as good as at random, but always the same. What it hears itself has little to do with
 /// what was said.
-struct Whimsical;
+struct Whimsical(Hears);
+
+/// One that hears features.
+const WHIMSICAL: Whimsical = Whimsical(Hears::Features(2));
 
 impl TextScorer for Whimsical {
     fn hears(&self) -> Hears {
-        Hears::Features(2)
+        self.0
     }
 
     fn judge(&self, frames: &[f32], texts: &[String]) -> Judgement {
@@ -218,7 +221,7 @@ struct Heard {
 /// Hands the frames over, and lets every judgement wait until somebody has looked at the open utterance.
 fn listen_and_put_off(options: &TranscriberOptions, log_probs: &[f32]) -> Vec<Utterance> {
     let mut transcriber = Transcriber::new(tokens(), FRAME_SECONDS, options.clone())
-        .with_text_scorer(Some(Arc::new(Whimsical)));
+        .with_text_scorer(Some(Arc::new(WHIMSICAL)));
     let features: Vec<f32> = log_probs
         .chunks(NUM_CLASSES)
         .flat_map(|frame| [frame[0], frame[1]])
@@ -249,10 +252,26 @@ fn listen_and_put_off(options: &TranscriberOptions, log_probs: &[f32]) -> Vec<Ut
     finals
 }
 
+/// Hands the frames over with what a text scorer hears beside their classes.
+fn listen_beside(options: &TranscriberOptions, log_probs: &[f32]) -> Vec<Utterance> {
+    let mut transcriber = Transcriber::new(tokens(), FRAME_SECONDS, options.clone())
+        .with_text_scorer(Some(Arc::new(Whimsical(Hears::BesideClasses(2)))));
+    let rows: Vec<f32> = log_probs
+        .chunks(NUM_CLASSES)
+        .flat_map(|frame| frame.iter().chain(&frame[..2]))
+        .copied()
+        .collect();
+    let mut finals = Vec::new();
+    transcriber.accept(&rows, &mut finals);
+    assert_eq!(transcriber.frames_seen(), (log_probs.len() / NUM_CLASSES) as u64);
+    finals.extend(transcriber.finish());
+    finals
+}
+
 /// Hands the frames over in parts of the given lengths, the last part again and again.
 fn listen(options: &TranscriberOptions, log_probs: &[f32], actions: &[(usize, Action)]) -> Heard {
     let mut transcriber = Transcriber::new(tokens(), FRAME_SECONDS, options.clone())
-        .with_text_scorer(Some(Arc::new(Whimsical)));
+        .with_text_scorer(Some(Arc::new(WHIMSICAL)));
     let mut heard = Heard::default();
     let mut rest = log_probs;
     let last = actions
@@ -318,6 +337,14 @@ proptest! {
             .map(|decision| decision.class)
             .collect();
         prop_assert_eq!(emitted, collapse(&best_path(&log_probs, NUM_CLASSES, BLANK), BLANK));
+    }
+
+    /// A text scorer may hear features or what stands beside the classes: the same values are judged in the same way.
+    #[test]
+    fn what_stands_beside_the_classes_is_judged_as_features_are(log_probs in log_probs(), options in options()) {
+        let all_at_once = [(usize::MAX, Action::Nothing)];
+        let expected = listen(&options, &log_probs, &all_at_once).finals;
+        prop_assert_eq!(listen_beside(&options, &log_probs), expected);
     }
 
     /// I1: the finals do not depend on how the frames were split into calls.
@@ -460,7 +487,7 @@ proptest! {
     /// I8: what a session holds stays below the published bound, however long the stream.
     #[test]
     fn memory_is_bounded(log_probs in log_probs(), options in options()) {
-        let scorer: Arc<dyn TextScorer> = Arc::new(Whimsical);
+        let scorer: Arc<dyn TextScorer> = Arc::new(WHIMSICAL);
         let mut transcriber =
             Transcriber::new(tokens(), FRAME_SECONDS, options.clone()).with_text_scorer(Some(scorer));
         let features: Vec<f32> = log_probs.chunks(NUM_CLASSES).flat_map(|frame| [frame[0], frame[1]]).collect();

@@ -13,6 +13,7 @@ use waxwing_frontend::pcm::ChannelSelection;
 use waxwing_frontend::{Frontend, FrontendConfig};
 use waxwing_model::Model;
 use waxwing_model::encode::{Encoder, Mode};
+use waxwing_model::encoder::StepRow;
 
 const MODELS: [&str; 2] = ["en-emformer", "en-fsmn"];
 /// Of `tests/golden/shipped.py`.
@@ -90,6 +91,38 @@ fn features_and_log_probs_equal_the_training_codes() {
         assert!(off <= 10.0 * TOLERANCE, "{name}: log-probs differ by {off}");
         let best = |log_probs: &Tensor| log_probs.argmax(1).unwrap().to_vec1::<u32>().unwrap();
         assert_eq!(best(&streamed), best(expected), "{name}");
+    }
+}
+
+/// What is said beside the classes, as it is served.
+#[test]
+fn phones_equal_the_training_codes() {
+    let (golden, name) = (golden(), "en-fsmn");
+    let model = Model::load(&repository("model/pretrained").join(name)).unwrap();
+    let (features, length) = heard(&model, SECONDS);
+    let (features, geometry) = (flat(&features), model.geometry());
+    let (mut state, mut rest) = (model.new_state(), features.as_slice());
+    let (mut classes, mut phones) = (Vec::new(), Vec::new());
+    for _ in 0..length / geometry.segment_frames {
+        let (now, later) = rest.split_at(geometry.frames_needed(state.steps) * geometry.num_features);
+        rest = later;
+        let mut output = Vec::new();
+        let row = StepRow {
+            state: &mut state,
+            features: now,
+            output: &mut output,
+        };
+        model.step(&mut [row]).unwrap();
+        for frame in output.chunks_exact(geometry.output_dim) {
+            classes.extend_from_slice(&frame[..model.tokens().len()]);
+            phones.extend_from_slice(&frame[model.tokens().len()..]);
+        }
+    }
+    assert_eq!(rest.len(), 0);
+    for (kind, said) in [("log_probs", classes), ("phones", phones)] {
+        let off = max_difference(&said, &flat(&golden[&format!("{name}.{kind}")]));
+        println!("{name}: {kind} differ by {off:.2e}");
+        assert!(off <= 10.0 * TOLERANCE, "{name}: {kind} differ by {off}");
     }
 }
 

@@ -1,7 +1,7 @@
 """What the training code makes of the first seconds of ``web/sample.flac`` with each of the shipped models, segment by segment as they are served.
 
 ``python shipped.py`` (with the packages of ``train/requirements.txt``) writes ``shipped.safetensors``: for every model ``ID.features (feature frames, values)`` and
-``ID.log_probs (frames, classes)``, f32. To be run again after new weights.
+``ID.log_probs (frames, classes)``, f32, and of the small one ``en-fsmn.phones (frames, phones)``. To be run again after new weights.
 """
 
 import sys
@@ -31,6 +31,8 @@ def main():
         heard = stacked(spectrum[None])[0] if name == "en-fsmn" else spectrum
         made[f"{name}.features"] = heard.contiguous()
         made[f"{name}.log_probs"] = model(spectrum[None])["ctc"][0].contiguous()
+        if name == "en-fsmn":
+            made[f"{name}.phones"] = model.sounds(spectrum[None])[0].contiguous()
     save_file(made, Path(__file__).with_suffix(".safetensors"))
     print({name: tuple(value.shape) for name, value in made.items()})
 

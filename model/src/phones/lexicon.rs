@@ -13,15 +13,15 @@ pub(super) struct Lexicon {
     /// Of each node the first of the words that end there.
     first_word: Vec<u32>,
     words: Vec<u32>,
-    /// The best score among the words that end in a node or behind it.
+    /// The best worth of the words that end in a node or behind it.
     ahead: Vec<f32>,
 }
 
 pub(super) const ROOT: u32 = 0;
 
 impl Lexicon {
-    /// The tree of a list, with what a search may expect of each word at best.
-    pub(super) fn new(list: &Pronunciations, score: impl Fn(u32) -> f32) -> Self {
+    /// The tree of a list, with what a search may expect of each word, above 0.
+    pub(super) fn new(list: &Pronunciations, worth: impl Fn(u32) -> f32) -> Self {
         let mut said: Vec<(&[u8], u32)> = (0..list.num_words() as u32)
             .flat_map(|word| list.of(word).map(move |phones| (phones, word)))
             .collect();
@@ -31,7 +31,7 @@ impl Lexicon {
             ..Self::default()
         };
         // Nodes are numbered by their depth, so that brothers are neighbours.
-        let mut level = vec![0..said.len()];
+        let mut level: Vec<Range<usize>> = std::iter::once(0..said.len()).collect();
         let mut depth = 0;
         while !level.is_empty() {
             let mut deeper = Vec::new();
@@ -58,11 +58,11 @@ impl Lexicon {
         }
         tree.first_child.push(tree.phones.len() as u32);
         tree.first_word.push(tree.words.len() as u32);
-        tree.ahead = vec![f32::NEG_INFINITY; tree.phones.len()];
+        tree.ahead = vec![0.0; tree.phones.len()];
         for node in (0..tree.phones.len() as u32).rev() {
-            let own = tree.words(node).iter().map(|&word| score(word));
+            let own = tree.words(node).iter().map(|&word| worth(word));
             let behind = tree.children(node).map(|child| tree.ahead(child));
-            let best = own.chain(behind).fold(f32::NEG_INFINITY, f32::max);
+            let best = own.chain(behind).fold(0.0, f32::max);
             if let Some(place) = tree.ahead.get_mut(node as usize) {
                 *place = best;
             }
@@ -86,12 +86,9 @@ impl Lexicon {
         self.words.get(start as usize..end as usize).unwrap_or_default()
     }
 
-    /// The best score among the words of a node and behind it.
+    /// The best worth among the words of a node and behind it.
     pub(super) fn ahead(&self, node: u32) -> f32 {
-        self.ahead
-            .get(node as usize)
-            .copied()
-            .unwrap_or(f32::NEG_INFINITY)
+        self.ahead.get(node as usize).copied().unwrap_or_default()
     }
 
     /// Bytes on the heap.

@@ -10,6 +10,8 @@ mod lexicon;
 mod pronunciations;
 mod score;
 mod search;
+#[cfg(test)]
+mod tests;
 mod words;
 
 use std::sync::Arc;
@@ -25,7 +27,7 @@ pub use pronunciations::{Pronunciations, PronunciationsError};
 
 use lexicon::Lexicon;
 use score::Sounds;
-use search::Search;
+use search::{Search, WIDTH};
 use words::Words;
 
 /// Texts of its own that are looked for.
@@ -90,15 +92,15 @@ impl PhoneJudge {
         let words = Words::new(&list, language_model, decoding);
         Self {
             classes,
-            lexicon: Lexicon::new(&list, |word| words.alone(word)),
+            lexicon: Lexicon::new(&list, |word| words.alone(word).exp()),
             list,
             words,
         }
     }
 
-    /// The texts that `(frames, classes)` probabilities may be, the best first. Allocates.
-    fn found(&self, probabilities: &[f32]) -> Vec<String> {
-        let search = Search::new(&self.lexicon, &self.words);
+    /// The texts that `(frames, classes)` probabilities may be by a search of some width, the best first. Allocates.
+    fn found(&self, probabilities: &[f32], width: usize) -> Vec<String> {
+        let search = Search::new(&self.lexicon, &self.words, width);
         let texts = search.n_best(probabilities, self.classes, OWN_TEXTS);
         let spelled = |text: Vec<u32>| {
             let words: Vec<&str> = text.iter().map(|&word| self.list.word(word)).collect();
@@ -137,14 +139,16 @@ impl TextScorer for PhoneJudge {
 
     fn judge(&self, frames: &[f32], texts: &[String]) -> Judgement {
         let probabilities: Vec<f32> = frames.iter().map(|log_prob| log_prob.exp()).collect();
-        let found = self.found(&probabilities).into_iter();
-        let found = found.filter_map(|text| Some((self.log_prob(&probabilities, &text)?, text)));
+        let judged = |text: &String| self.log_prob(&probabilities, text);
+        let mut found = self.found(&probabilities, WIDTH);
+        found.retain(|text| !texts.contains(text));
         Judgement {
-            log_probs: texts
-                .iter()
-                .map(|text| self.log_prob(&probabilities, text))
+            log_probs: texts.iter().map(judged).collect(),
+            found: found
+                .into_iter()
+                .filter_map(|text| Some((judged(&text)?, text)))
+                .map(|(log_prob, text)| (text, log_prob))
                 .collect(),
-            found: found.map(|(log_prob, text)| (text, log_prob)).collect(),
         }
     }
 }

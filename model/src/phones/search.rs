@@ -2,9 +2,10 @@
 //!
 //! The search keeps the most probable beginnings of texts: whole words, and a place in the tree of pronunciations where the open word stands. As in
 //! [`PrefixBeam`](crate::ctc::PrefixBeam), paths that end in a blank are counted apart from those that end in a phone, and what is kept is the sum of all paths of a beginning; so words that
-//! have several pronunciations are as probable as these are together. Probabilities are plain `f64`, scaled in each frame, with the scales' logarithms beside them.
+//! have several pronunciations are as probable as these are together. What words say of each other is multiplied in as soon as a word is complete. Probabilities are plain `f64`, scaled in each frame so that the best is near 1;
+//! nobody needs to know by how much.
 //!
-//! A beginning is worth its acoustics, what the words say of each other, and the best that a word at its place can still be (Ortmanns, Ney and Eiden, "Language-model look-ahead for large vocabulary speech
+//! A beginning is worth its probability times the best that a word at its place can still add (Ortmanns, Ney and Eiden, "Language-model look-ahead for large vocabulary speech
 //! recognition", ICSLP 1996).
 
 use std::collections::HashMap;
@@ -13,10 +14,10 @@ use super::lexicon::{Lexicon, ROOT};
 use super::words::{Words, WordsState};
 use crate::pauses::pause;
 
-/// Beginnings that are kept from frame to frame.
-const WIDTH: usize = 128;
-/// A beginning whose score, a natural log, is further below the best one's is left out.
-const DISTANCE: f64 = 14.0;
+/// Beginnings that are kept from frame to frame, where nobody says otherwise.
+pub(super) const WIDTH: usize = 128;
+/// A beginning that is worth less than this part of the best one is left out: 14 nats.
+const LEAST_SHARE: f64 = 8e-7;
 /// The least probable phone that is tried; the most probable class always is.
 const LEAST: f32 = 3e-4;
 /// Frames from one pause to the next.
@@ -28,8 +29,8 @@ struct History {
     previous: u32,
     word: u32,
     state: WordsState,
-    /// What the words say, a natural log.
-    said: f64,
+    /// What the last word multiplies by.
+    factor: f64,
 }
 
 /// A beginning of a text.
@@ -41,7 +42,7 @@ struct Beginning {
     blank: f64,
     /// Probability of the paths that end in the node's phone, scaled.
     sound: f64,
-    score: f64,
+    worth: f64,
 }
 
 impl Beginning {
@@ -58,6 +59,7 @@ impl Beginning {
 pub(super) struct Search<'a> {
     lexicon: &'a Lexicon,
     words: &'a Words,
+    width: usize,
     histories: Vec<History>,
     /// Longer histories by the shorter one and the word.
     longer: HashMap<(u32, u32), u32>,
@@ -65,19 +67,23 @@ pub(super) struct Search<'a> {
     next: Vec<Beginning>,
     /// Phones that are tried in the frame, with their probabilities.
     tried: Vec<(u8, f64)>,
+    /// The most that a word ever multiplies by.
+    best_factor: f64,
 }
 
 impl<'a> Search<'a> {
-    pub(super) fn new(lexicon: &'a Lexicon, words: &'a Words) -> Self {
+    /// At the start of an utterance, keeping at most `width` beginnings.
+    pub(super) fn new(lexicon: &'a Lexicon, words: &'a Words, width: usize) -> Self {
         let nothing = History {
             previous: 0,
             word: u32::MAX,
             state: words.begin(),
-            said: 0.0,
+            factor: 1.0,
         };
         Self {
             lexicon,
             words,
+            width,
             histories: vec![nothing],
             longer: HashMap::new(),
             beam: vec![Beginning {
@@ -85,10 +91,11 @@ impl<'a> Search<'a> {
                 node: ROOT,
                 blank: 1.0,
                 sound: 0.0,
-                score: 0.0,
+                worth: 1.0,
             }],
             next: Vec::new(),
             tried: Vec::new(),
+            best_factor: words.best().exp(),
         }
     }
 
@@ -103,15 +110,13 @@ impl<'a> Search<'a> {
         let mut ended: HashMap<u32, f64> = HashMap::new();
         for entry in std::mem::take(&mut self.beam) {
             if entry.node == ROOT {
-                let score = entry.total().ln() + self.words.end(self.history(entry.history).state);
-                ended.insert(entry.history, score);
+                let end = self.words.end(self.history(entry.history).state);
+                ended.insert(entry.history, entry.total() * end.exp());
             }
             for &word in self.lexicon.words(entry.node) {
                 let longer = self.longer(entry.history, word);
-                let History { state, said, .. } = self.history(longer);
-                let score = entry.total().ln() + said + self.words.end(state);
-                let sum = ended.entry(longer).or_insert(f64::NEG_INFINITY);
-                *sum = sum.max(score) + (-(*sum - score).abs()).exp().ln_1p();
+                let History { state, factor, .. } = self.history(longer);
+                *ended.entry(longer).or_default() += entry.total() * factor * self.words.end(state).exp();
             }
         }
         let mut ended: Vec<(u32, f64)> = ended.into_iter().collect();
@@ -131,7 +136,12 @@ impl<'a> Search<'a> {
             }
         }
         self.next.clear();
-        let mut highest = f64::NEG_INFINITY;
+        let likeliest = self
+            .tried
+            .iter()
+            .map(|&(_, probability)| probability)
+            .fold(0.0, f64::max);
+        let mut highest = 0.0;
         for place in 0..self.beam.len() {
             let entry = self.beam[place];
             let phone = self.lexicon.phone(entry.node);
@@ -148,18 +158,22 @@ impl<'a> Search<'a> {
             if self.tried.is_empty() {
                 continue;
             }
-            self.extend(entry, entry.node, entry.history, &mut highest);
-            for index in 0..self.lexicon.words(entry.node).len() {
-                let word = self.lexicon.words(entry.node)[index];
+            self.extend(entry, entry.node, entry.history, 1.0, &mut highest);
+            // The most that a word can still be worth.
+            if entry.total() * likeliest * self.best_factor < highest * LEAST_SHARE {
+                continue;
+            }
+            for &word in self.lexicon.words(entry.node) {
                 let longer = self.longer(entry.history, word);
-                self.extend(entry, ROOT, longer, &mut highest);
+                let factor = self.history(longer).factor;
+                self.extend(entry, ROOT, longer, factor, &mut highest);
             }
         }
         self.keep_best(highest);
     }
 
     /// Proposes what lies behind `node`: the phones that are tried, behind the paths of `entry`.
-    fn extend(&mut self, entry: Beginning, node: u32, history: u32, highest: &mut f64) {
+    fn extend(&mut self, entry: Beginning, node: u32, history: u32, factor: f64, highest: &mut f64) {
         let last = self.lexicon.phone(entry.node);
         let mut tried = 0;
         for child in self.lexicon.children(node) {
@@ -176,8 +190,8 @@ impl<'a> Search<'a> {
                         history,
                         node: child,
                         blank: 0.0,
-                        sound: before * probability,
-                        score: 0.0,
+                        sound: before * factor * probability,
+                        worth: 0.0,
                     };
                     self.propose(longer, highest);
                 }
@@ -188,45 +202,42 @@ impl<'a> Search<'a> {
     }
 
     fn propose(&mut self, mut proposed: Beginning, highest: &mut f64) {
-        let total = proposed.total();
-        if total <= 0.0 {
-            return;
-        }
-        let said = self.history(proposed.history).said;
-        proposed.score = total.ln() + said + f64::from(self.lexicon.ahead(proposed.node));
-        if proposed.score >= *highest - DISTANCE {
-            *highest = highest.max(proposed.score);
+        proposed.worth = proposed.total() * f64::from(self.lexicon.ahead(proposed.node));
+        if proposed.worth > *highest * LEAST_SHARE {
+            *highest = highest.max(proposed.worth);
             self.next.push(proposed);
         }
     }
 
     /// Joins what is proposed several times, and makes the best of it the beam.
     fn keep_best(&mut self, highest: f64) {
-        self.next.retain(|entry| entry.score >= highest - DISTANCE);
+        self.next.retain(|entry| entry.worth > highest * LEAST_SHARE);
         self.next.sort_unstable_by_key(Beginning::place);
         self.next.dedup_by(|other, kept| {
             let is_same = other.place() == kept.place();
             if is_same {
-                let before = kept.total();
                 kept.blank += other.blank;
                 kept.sound += other.sound;
-                kept.score += (kept.total() / before).ln();
+                kept.worth += other.worth;
             }
             is_same
         });
-        if self.next.len() > WIDTH {
+        if self.next.len() > self.width {
             self.next
-                .select_nth_unstable_by(WIDTH, |a, b| b.score.total_cmp(&a.score));
-            self.next.truncate(WIDTH);
+                .select_nth_unstable_by(self.width, |a, b| b.worth.total_cmp(&a.worth));
+            self.next.truncate(self.width);
         }
-        let scale = self.next.iter().map(Beginning::total).fold(0.0, f64::max).recip();
-        if scale.is_finite() {
-            for entry in &mut self.next {
-                entry.blank *= scale;
-                entry.sound *= scale;
-            }
-            std::mem::swap(&mut self.beam, &mut self.next);
+        let best = (0..self.next.len()).max_by(|&a, &b| self.next[a].worth.total_cmp(&self.next[b].worth));
+        // A frame in which nothing is possible changes nothing.
+        let Some(best) = best else { return };
+        // The best one first: what is worth too little is then seen at once.
+        self.next.swap(0, best);
+        let scale = self.next[0].worth.recip();
+        for entry in &mut self.next {
+            entry.blank *= scale;
+            entry.sound *= scale;
         }
+        std::mem::swap(&mut self.beam, &mut self.next);
     }
 
     fn history(&self, index: u32) -> History {
@@ -245,7 +256,7 @@ impl<'a> Search<'a> {
             previous: history,
             word,
             state,
-            said: before.said + said,
+            factor: said.exp(),
         });
         self.longer.insert((history, word), made);
         made

@@ -65,6 +65,13 @@ impl Words {
         }
     }
 
+    /// The most that a word ever adds. A sum of rounded logarithms behind a back-off can be a little above 0.
+    pub(super) fn best(&self) -> f64 {
+        self.language_model
+            .as_ref()
+            .map_or(0.0, |_| f64::from(self.bonus) + 0.01)
+    }
+
     /// What a word adds if nothing is known of those before.
     pub(super) fn alone(&self, word: u32) -> f32 {
         match &self.language_model {
