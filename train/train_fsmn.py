@@ -1,8 +1,8 @@
 """Trains the small model on the shards that synthesis.py and recordings.py write, taught by the larger model (lessons.py), with checkpoints and resume.
 
 It begins with the larger model's stem, which stays as it is, its head, and the most important parts of its layers. First each stage learns for itself what the larger model's layer does (``--apart --words 0 --phones 0
---posteriors 0``), then the chain of them. The loss is CTC's, of word pieces at the end and of phones in the middle, the cross entropy with the larger model's posteriors,
-and the distance between the streams behind each stage and behind the larger model's layer, whose weight falls with the learning rate. At last it goes on with CTC's alone (``--words 1 --posteriors 0 --states 0``):
+--spoken 0 --posteriors 0``), then the chain of them. The loss is CTC's, of word pieces at the end and of phones in the middle, that of phones at the end (phone_sequences.py), the cross entropy with the larger model's posteriors,
+and the distance between the streams behind each stage and behind the larger model's layer, whose weight falls with the learning rate. At last it goes on with CTC's alone (``--words 0.5 --posteriors 0 --states 0``):
 who follows longer learns the larger model's mistakes. In the last ``--rounding`` of the time the weights of the linear layers are rounded to 6 bits on the way forward, as export.py stores them, and learn to live
 with it. Several processes update the same weights without waiting for each other, as in train.py.
 """

@@ -189,7 +189,9 @@ fn samples(outcome: &Outcome) -> Vec<Vec<Sample>> {
                 let opinion = f64::from(outcome.evidence.opinion(*count, *sum)).clamp(1e-6, 1.0 - 1e-4);
                 let letters = match outcome.evidence {
                     Evidence::Acoustics => 0.0,
-                    Evidence::LanguageModel | Evidence::SecondListener => text.chars().count() as f64,
+                    Evidence::LanguageModel | Evidence::SecondListener | Evidence::Phones => {
+                        text.chars().count() as f64
+                    }
                 };
                 ([1.0, (opinion / (1.0 - opinion)).ln(), letters], word.is_right)
             };

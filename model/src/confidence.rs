@@ -19,6 +19,8 @@ pub enum Evidence {
     LanguageModel,
     /// Acoustics, a language model and a [second listener](crate::second_listener), whose word counts for more than that of the acoustics.
     SecondListener,
+    /// Acoustics, a language model and [phones](crate::phones), which count for as much as the acoustics of the classes.
+    Phones,
 }
 
 /// A log-odds of what the acoustics make of a word becomes one of its being right. `model/examples/decoding_report.rs` fits these numbers.
@@ -48,6 +50,11 @@ impl Evidence {
                 slope: 0.28,
                 letter: 0.125,
             },
+            Self::Phones => Correction {
+                offset: 1.12,
+                slope: 0.28,
+                letter: 0.125,
+            },
         }
     }
 
@@ -56,7 +63,8 @@ impl Evidence {
         match self {
             Self::Acoustics => log_posterior.min(0.0).exp(),
             // Nobody is sure here.
-            Self::LanguageModel | Self::SecondListener => (log_posterior / num_tokens.max(1) as f32)
+            Self::LanguageModel | Self::SecondListener | Self::Phones => (log_posterior
+                / num_tokens.max(1) as f32)
                 .exp()
                 .clamp(1e-6, 0.9999),
         }

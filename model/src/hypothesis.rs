@@ -524,6 +524,7 @@ mod tests {
             Evidence::Acoustics,
             Evidence::LanguageModel,
             Evidence::SecondListener,
+            Evidence::Phones,
         ] {
             let mut hypothesis = Hypothesis::new(1, Evidence::Acoustics);
             assert_eq!(hypothesis.set_evidence(evidence), Evidence::Acoustics);

@@ -344,7 +344,12 @@ proptest! {
     fn what_stands_beside_the_classes_is_judged_as_features_are(log_probs in log_probs(), options in options()) {
         let all_at_once = [(usize::MAX, Action::Nothing)];
         let expected = listen(&options, &log_probs, &all_at_once).finals;
-        prop_assert_eq!(listen_beside(&options, &log_probs), expected);
+        // How sure one may be of a word depends on who judged it.
+        let said = |finals: &[Utterance]| -> Vec<(String, u64, u64)> {
+            let words = finals.iter().flat_map(|last| &last.words);
+            words.map(|word| (word.word.clone(), word.start, word.end)).collect()
+        };
+        prop_assert_eq!(said(&listen_beside(&options, &log_probs)), said(&expected));
     }
 
     /// I1: the finals do not depend on how the frames were split into calls.

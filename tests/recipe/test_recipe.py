@@ -3,6 +3,7 @@
 And the shipped models do in the program what they do in the training code. The folder ``target/recipe`` keeps the recipe's Python environment and downloads from run to run.
 """
 
+import gzip
 import json
 import os
 import pathlib
@@ -137,6 +138,51 @@ assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[2] > sizes[3], 
 
 def test_what_the_language_model_says_behind_any_words_sums_to_one(work):
     run(WORK / "venv/bin/python", "-c", DISTRIBUTIONS, cwd=ROOT / "train")
+
+
+EVERYTHING = """
+import itertools
+import numpy as np
+import torch
+import phone_sequences
+
+torch.manual_seed(0)
+draw = np.random.default_rng(0)
+classes, frames = 3, 5
+follows = draw.random((classes,) * 3).astype(np.float32)
+log_probs = torch.randn(2, frames, classes).log_softmax(-1).requires_grad_()
+lengths = torch.tensor([frames, 3])
+found = phone_sequences.Everything.apply(log_probs, lengths, follows)
+for item, length in enumerate(lengths.tolist()):
+    expected = 0
+    for path in itertools.product(range(classes), repeat=length):
+        said = [phone for at, phone in enumerate(path) if phone and (at == 0 or phone != path[at - 1])]
+        weight, before, last = 1, 0, 0
+        for phone in [*said, 0]:
+            weight, before, last = weight * follows[before, last, phone], last, phone
+        expected = expected + weight * sum(log_probs[item, frame, phone] for frame, phone in enumerate(path)).exp()
+    assert abs(found[item].item() - expected.log().item()) < 1e-5
+    ours, theirs = (torch.autograd.grad(value, log_probs, retain_graph=True)[0] for value in (found[item], expected.log()))
+    assert (ours - theirs).abs().max() < 1e-5
+
+usual = phone_sequences.triples([[1, 2, 3], [1, 2], [4, 2, 3]])
+assert np.allclose(usual.sum(-1), 1, atol=1e-5)
+assert usual[1, 2, 3] > usual[1, 2, 1] and usual[0, 0, 1] > usual[0, 0, 2]
+"""
+
+
+def test_the_loss_of_phones_is_the_sum_over_all_paths(work):
+    run(WORK / "venv/bin/python", "-c", EVERYTHING, cwd=ROOT / "train")
+
+
+def test_the_pronunciations_of_the_recipe_are_those_of_its_language_model(work):
+    lines = gzip.decompress((work / "en-fsmn/pronunciations.txt.gz").read_bytes()).decode().splitlines()
+    said = dict(line.split("\t") for line in lines)
+    names = json.loads((work / "en-fsmn/config.json").read_text())["phones"]["names"]
+    assert len(said) > 500 and said["the"] in ("DH AH", "DH IY")
+    assert {phone for phones in said.values() for phone in phones.split()} <= set(names)
+    known = (work / "en-ngram.arpa").read_text().split("\\2-grams")[0]
+    assert all(f"\t{word}\t" in known or f"\t{word}\n" in known for word in said)
 
 
 def recording(path, seed):

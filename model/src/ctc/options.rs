@@ -24,8 +24,8 @@ pub struct Decoding {
     /// Width of a second search, when an utterance ends, of what is not stable by then; without effect unless it is above `beam_width`, and
     /// without a beam. 0: none.
     pub second_pass_width: usize,
-    /// What the natural log-probability of a text by the model's second listener is multiplied by, which judges what the second pass finds; 0
-    /// leaves it out. It has no effect without a second pass, or where the model has no second listener.
+    /// What the natural log-probability of a text by the model's second listener or by its phones is multiplied by, which judge what the second pass finds; 0
+    /// leaves them out. It has no effect without a second pass, or where the model has neither.
     pub rescoring_weight: f32,
     /// What the natural log-probability of a word in the language model is multiplied by; 0 is no language model.
     pub language_model_weight: f32,

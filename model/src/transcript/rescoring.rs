@@ -1,4 +1,4 @@
-//! The second pass judged by a network that hears the utterance again: a [second listener](crate::second_listener).
+//! The second pass judged by somebody else: a network that hears the utterance again, a [second listener](crate::second_listener), or the [phones](crate::phones) of the same network.
 //!
 //! Its judgement needs whole words with what follows them, so where there is one, words become stable behind the second pass and not behind the first:
 //! at the end of the utterance or, in an utterance that goes on and on, some seconds late. Until then the first pass's words are shown.
@@ -196,12 +196,14 @@ impl Transcriber {
         true
     }
 
-    /// Has the words that come next judged by what a second listener heard too, where it did; returns what counted before.
+    /// Has the words that come next judged by what a text scorer heard too, where it did; returns what counted before.
     pub(super) fn judged_evidence(&mut self, is_redone: bool) -> Evidence {
-        let judged = if is_redone && self.is_rescoring() {
-            Evidence::SecondListener
-        } else {
-            self.hypothesis.evidence()
+        let judged = match &self.text_scorer {
+            Some(scorer) if is_redone && self.is_rescoring() => match scorer.0.hears() {
+                Hears::Features(_) => Evidence::SecondListener,
+                Hears::BesideClasses(_) => Evidence::Phones,
+            },
+            _ => self.hypothesis.evidence(),
         };
         self.hypothesis.set_evidence(judged)
     }
