@@ -109,13 +109,13 @@ impl Bench {
     }
 
     fn decode(&self, list: &Heard, options: &TranscriberOptions) -> Outcome {
-        let classes = self.model.tokens().len();
+        let width = self.model.geometry().output_dim;
         let (mut texts, mut ends) = (Vec::new(), Vec::new());
         let all = Stopwatch::start();
         for log_probs in &list.log_probs {
             let mut transcriber = self.model.transcriber(options.clone());
             let (mut finals, mut known) = (Vec::new(), 0);
-            for frames in log_probs.chunks(STRIDE * classes) {
+            for frames in log_probs.chunks(STRIDE * width) {
                 let step = Instant::now();
                 transcriber.accept(frames, &mut finals);
                 if finals.len() > known {

@@ -31,10 +31,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let model = Model::load(Path::new(model))?;
     let log_probs = Clip::read(Path::new(audio), "")?.hear(&model, 2)?;
-    let classes = model.tokens().len();
-    let frames = log_probs.len() / classes;
+    // Phones may stand behind the classes.
+    let (classes, width) = (model.tokens().len(), model.geometry().output_dim);
+    let frames = log_probs.len() / width;
     let (first, count) = part.unwrap_or((0, frames));
-    let tensor = Tensor::from_vec(log_probs, (frames, classes), &Device::Cpu)?.narrow(0, first, count)?;
+    let tensor = Tensor::from_vec(log_probs, (frames, width), &Device::Cpu)?;
+    let tensor = tensor.narrow(0, first, count)?.narrow(1, 0, classes)?;
     let tensors = HashMap::from([("log_probs".to_owned(), tensor.contiguous()?)]);
     candle_core::safetensors::save(&tensors, output)?;
     Ok(())

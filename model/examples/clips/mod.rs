@@ -231,10 +231,10 @@ const STRIDE: usize = 4;
 /// For each word that became stable before its final, and for each final's remaining words: frames since its end.
 #[allow(dead_code, reason = "not every example needs all of it")]
 pub(crate) fn stability(model: &Model, log_probs: &[f32], options: &TranscriberOptions) -> Vec<f64> {
-    let classes = model.tokens().len();
+    let width = model.geometry().output_dim;
     let mut transcriber = model.transcriber(options.clone());
     let (mut delays, mut known, mut finals) = (Vec::new(), 0, Vec::new());
-    for frames in log_probs.chunks(STRIDE * classes) {
+    for frames in log_probs.chunks(STRIDE * width) {
         transcriber.accept(frames, &mut finals);
         let now = transcriber.frames_seen() as f64;
         for last in finals.drain(..) {

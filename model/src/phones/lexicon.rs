@@ -13,6 +13,8 @@ pub(super) struct Lexicon {
     /// Of each node the first of the words that end there.
     first_word: Vec<u32>,
     words: Vec<u32>,
+    /// Of each phone the node of the words that begin with it; 0 where none does.
+    firsts: Vec<u32>,
     /// The best worth of the words that end in a node or behind it.
     ahead: Vec<f32>,
 }
@@ -58,6 +60,13 @@ impl Lexicon {
         }
         tree.first_child.push(tree.phones.len() as u32);
         tree.first_word.push(tree.words.len() as u32);
+        tree.firsts = vec![ROOT; 256];
+        for child in tree.children(ROOT) {
+            let phone = tree.phone(child);
+            if let Some(place) = tree.firsts.get_mut(phone as usize) {
+                *place = child;
+            }
+        }
         tree.ahead = vec![0.0; tree.phones.len()];
         for node in (0..tree.phones.len() as u32).rev() {
             let own = tree.words(node).iter().map(|&word| worth(word));
@@ -80,6 +89,14 @@ impl Lexicon {
         between(&self.first_child, node)
     }
 
+    /// The node of the words that begin with a phone.
+    pub(super) fn first(&self, phone: u8) -> Option<u32> {
+        self.firsts
+            .get(phone as usize)
+            .copied()
+            .filter(|&node| node != ROOT)
+    }
+
     /// The words that end in a node.
     pub(super) fn words(&self, node: u32) -> &[u32] {
         let Range { start, end } = between(&self.first_word, node);
@@ -96,6 +113,7 @@ impl Lexicon {
         let numbers = self.first_child.capacity()
             + self.first_word.capacity()
             + self.words.capacity()
+            + self.firsts.capacity()
             + self.ahead.capacity();
         self.phones.capacity() + numbers * size_of::<u32>()
     }

@@ -33,6 +33,9 @@ use words::Words;
 /// Texts of its own that are looked for.
 const OWN_TEXTS: usize = 16;
 
+/// A text of its own that is so much less probable than the best one, a natural log, is not worth being aligned to the classes.
+const HOPELESS: f64 = 10.0;
+
 /// The phones that a model tells apart beside its word pieces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -142,13 +145,18 @@ impl TextScorer for PhoneJudge {
         let judged = |text: &String| self.log_prob(&probabilities, text);
         let mut found = self.found(&probabilities, WIDTH);
         found.retain(|text| !texts.contains(text));
-        Judgement {
-            log_probs: texts.iter().map(judged).collect(),
-            found: found
-                .into_iter()
-                .filter_map(|text| Some((judged(&text)?, text)))
-                .map(|(log_prob, text)| (text, log_prob))
-                .collect(),
-        }
+        let log_probs: Vec<Option<f64>> = texts.iter().map(judged).collect();
+        let found = found.into_iter().filter_map(|text| {
+            let log_prob = judged(&text)?;
+            Some((text, log_prob))
+        });
+        let mut found: Vec<(String, f64)> = found.collect();
+        let all = log_probs
+            .iter()
+            .flatten()
+            .chain(found.iter().map(|(_, log_prob)| log_prob));
+        let best = all.copied().fold(f64::NEG_INFINITY, f64::max);
+        found.retain(|&(_, log_prob)| log_prob > best - HOPELESS);
+        Judgement { log_probs, found }
     }
 }

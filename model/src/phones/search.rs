@@ -8,7 +8,7 @@
 //! A beginning is worth its probability times the best that a word at its place can still add (Ortmanns, Ney and Eiden, "Language-model look-ahead for large vocabulary speech
 //! recognition", ICSLP 1996).
 
-use std::collections::HashMap;
+use foldhash::{HashMap, HashMapExt};
 
 use super::lexicon::{Lexicon, ROOT};
 use super::words::{Words, WordsState};
@@ -135,6 +135,13 @@ impl<'a> Search<'a> {
                 self.tried.push((class as u8, f64::from(probability)));
             }
         }
+        if self.tried.is_empty() {
+            // A blank and nothing else: all stay, and none gains on another.
+            for entry in &mut self.beam {
+                (entry.blank, entry.sound) = (entry.total(), 0.0);
+            }
+            return;
+        }
         self.next.clear();
         let likeliest = self
             .tried
@@ -155,28 +162,29 @@ impl<'a> Search<'a> {
                 ..entry
             };
             self.propose(stays, &mut highest);
-            if self.tried.is_empty() {
-                continue;
+            // The most that a longer one can be.
+            let most = entry.total() * likeliest;
+            if most * f64::from(self.lexicon.ahead(entry.node)) > highest * LEAST_SHARE {
+                self.extend(entry, &mut highest);
             }
-            self.extend(entry, entry.node, entry.history, 1.0, &mut highest);
-            // The most that a word can still be worth.
-            if entry.total() * likeliest * self.best_factor < highest * LEAST_SHARE {
+            if most * self.best_factor <= highest * LEAST_SHARE {
                 continue;
             }
             for &word in self.lexicon.words(entry.node) {
                 let longer = self.longer(entry.history, word);
                 let factor = self.history(longer).factor;
-                self.extend(entry, ROOT, longer, factor, &mut highest);
+                if most * factor > highest * LEAST_SHARE {
+                    self.begin_word(entry, longer, factor, &mut highest);
+                }
             }
         }
         self.keep_best(highest);
     }
 
-    /// Proposes what lies behind `node`: the phones that are tried, behind the paths of `entry`.
-    fn extend(&mut self, entry: Beginning, node: u32, history: u32, factor: f64, highest: &mut f64) {
-        let last = self.lexicon.phone(entry.node);
+    /// Proposes the longer beginnings of the open word: the phones that are tried, behind the paths of `entry`.
+    fn extend(&mut self, entry: Beginning, highest: &mut f64) {
         let mut tried = 0;
-        for child in self.lexicon.children(node) {
+        for child in self.lexicon.children(entry.node) {
             let phone = self.lexicon.phone(child);
             // Both are sorted.
             while self.tried.get(tried).is_some_and(|&(other, _)| other < phone) {
@@ -184,21 +192,43 @@ impl<'a> Search<'a> {
             }
             match self.tried.get(tried) {
                 Some(&(other, probability)) if other == phone => {
-                    // Only behind a blank the same phone is a new one.
-                    let before = if phone == last { entry.blank } else { entry.total() };
-                    let longer = Beginning {
-                        history,
-                        node: child,
-                        blank: 0.0,
-                        sound: before * factor * probability,
-                        worth: 0.0,
-                    };
-                    self.propose(longer, highest);
+                    self.propose_behind(entry, phone, (entry.history, child), probability, highest);
                 }
                 Some(_) => {}
                 None => break,
             }
         }
+    }
+
+    /// Proposes the first phones of a next word, where the open one is complete with a factor for it.
+    fn begin_word(&mut self, entry: Beginning, history: u32, factor: f64, highest: &mut f64) {
+        for index in 0..self.tried.len() {
+            let (phone, probability) = self.tried[index];
+            if let Some(child) = self.lexicon.first(phone) {
+                self.propose_behind(entry, phone, (history, child), factor * probability, highest);
+            }
+        }
+    }
+
+    /// Proposes a place behind the paths of `entry`; only behind a blank the same phone is a new one.
+    fn propose_behind(
+        &mut self,
+        entry: Beginning,
+        phone: u8,
+        (history, node): (u32, u32),
+        factor: f64,
+        highest: &mut f64,
+    ) {
+        let is_again = phone == self.lexicon.phone(entry.node);
+        let before = if is_again { entry.blank } else { entry.total() };
+        let longer = Beginning {
+            history,
+            node,
+            blank: 0.0,
+            sound: before * factor,
+            worth: 0.0,
+        };
+        self.propose(longer, highest);
     }
 
     fn propose(&mut self, mut proposed: Beginning, highest: &mut f64) {
