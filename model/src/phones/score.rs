@@ -1,7 +1,7 @@
 //! How probable a text is by its phones: the sum over all of CTC's paths and all pronunciations of its words.
 
 /// What a frame of a word without a pronunciation costs, a natural log, beside its most probable class.
-const UNKNOWN: f64 = 0.7;
+const UNKNOWN: f64 = 0.5;
 
 /// A word of a text as it may sound.
 #[derive(Debug)]

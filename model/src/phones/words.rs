@@ -57,10 +57,10 @@ impl Words {
         }
     }
 
-    /// As [`word`](Self::word), by its spelling.
+    /// As [`word`](Self::word), by its spelling. One that the language model does not know has been paid for in the second pass, or is a hotword.
     pub(super) fn spelled(&self, state: &WordsState, word: &str) -> (f64, WordsState) {
         match &self.language_model {
-            Some(model) => self.scored(model, state, model.word(word), model.knows(word)),
+            Some(model) => self.scored(model, state, model.word(word), true),
             None => (0.0, *state),
         }
     }
