@@ -117,13 +117,16 @@ impl PhoneJudge {
         let (mut said, mut state) = (0.0, self.words.begin());
         let mut sounds = Vec::new();
         for word in text.split(' ').filter(|word| !word.is_empty()) {
-            let (more, behind) = self.words.spelled(&state, word);
+            let (sound, (more, behind)) = match self.list.find(word) {
+                Some(known) => (
+                    Sounds::Known(self.list.of(known).collect()),
+                    self.words.word(&state, known),
+                ),
+                None => (Sounds::Unknown, self.words.unlisted(&state, word)),
+            };
             said += more;
             state = behind;
-            sounds.push(match self.list.find(word) {
-                Some(known) => Sounds::Known(self.list.of(known).collect()),
-                None => Sounds::Unknown,
-            });
+            sounds.push(sound);
         }
         let heard = score::log_prob(probabilities, self.classes, &sounds)?;
         Some(heard + said + self.words.end(state))

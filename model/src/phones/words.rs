@@ -57,8 +57,8 @@ impl Words {
         }
     }
 
-    /// As [`word`](Self::word), by its spelling. One that the language model does not know has been paid for in the second pass, or is a hotword.
-    pub(super) fn spelled(&self, state: &WordsState, word: &str) -> (f64, WordsState) {
+    /// As [`word`](Self::word), of one that is not in the list. If the language model does not know it either, it has been paid for in the second pass, or is a hotword.
+    pub(super) fn unlisted(&self, state: &WordsState, word: &str) -> (f64, WordsState) {
         match &self.language_model {
             Some(model) => self.scored(model, state, model.word(word), true),
             None => (0.0, *state),
