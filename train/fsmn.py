@@ -194,4 +194,4 @@ def config(log_floor, left, n_fft, rate, says_phones):
             "features": {"type": "streaming_log_mel", "num_mels": NUM_MELS, "n_fft": n_fft, "hop": HOP, "left_padding": left, "log_floor": log_floor,
                          "lfr": {"stack": STACK, "stride": STRIDE}},
             "encoder": {"input_dim": STACK * NUM_MELS, "stem": STEM, "layers": layers, "input_norm": True, "projection_bias": True, "activation": "gelu", "segment_length": SEGMENT},
-            "ctc": {"blank": 0}, **phones, "search": {"language_model_weight": 0.8, "word_bonus": 1.0, "rescoring_weight": 1.0}, "license": "MIT AND Apache-2.0"}
+            "ctc": {"blank": 0}, **phones, "search": {"language_model_weight": 0.9, "word_bonus": 0.5, "rescoring_weight": 1.0}, "license": "MIT AND Apache-2.0"}

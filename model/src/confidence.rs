@@ -51,9 +51,9 @@ impl Evidence {
                 letter: 0.125,
             },
             Self::Phones => Correction {
-                offset: 1.12,
-                slope: 0.28,
-                letter: 0.125,
+                offset: 0.33,
+                slope: 0.41,
+                letter: 0.208,
             },
         }
     }
