@@ -2,15 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
-use std::fs::File;
+#[path = "support/sample.rs"]
+mod sample;
+
 use std::path::{Path, PathBuf};
 
-use waxwing_frontend::container::{AudioFile, DecodeLimits};
-use waxwing_frontend::pcm::ChannelSelection;
-use waxwing_frontend::{Frontend, FrontendConfig};
+use sample::heard;
 use waxwing_model::Model;
 use waxwing_model::device::Device;
-use waxwing_model::encoder::StepRow;
 use waxwing_model::model::{PRONUNCIATIONS_FILE, Parts};
 use waxwing_model::precision::Precision;
 use waxwing_model::transcript::{Decoding, Hears, TranscriberOptions};
@@ -21,37 +20,7 @@ fn directory() -> PathBuf {
 
 /// What the model says of the page's sample, `(frames, output_dim) f32`.
 fn said(model: &Model) -> Vec<f32> {
-    let clip = Path::new(env!("CARGO_MANIFEST_DIR")).join("../web/sample.flac");
-    let limits = DecodeLimits::default();
-    let mut audio = AudioFile::open(File::open(clip).unwrap(), limits, ChannelSelection::Mix).unwrap();
-    let mut samples = Vec::new();
-    while audio.next_block(&mut samples).unwrap() {}
-    samples.extend(vec![0.0; 2 * audio.rate_hz() as usize]);
-    let mut frontend = Frontend::new(FrontendConfig {
-        input_rate_hz: audio.rate_hz(),
-        model_rate_hz: model.sample_rate_hz(),
-        features: model.features().clone(),
-    })
-    .unwrap();
-    let mut features = Vec::new();
-    frontend.push(&samples, &mut features);
-    let (mut state, mut rest, mut all) = (model.new_state(), features.as_slice(), Vec::new());
-    loop {
-        let geometry = model.geometry();
-        let needed = geometry.frames_needed(state.steps) * geometry.num_features;
-        let Some((now, later)) = rest.split_at_checked(needed) else {
-            return all;
-        };
-        rest = later;
-        let mut output = Vec::new();
-        let row = StepRow {
-            state: &mut state,
-            features: now,
-            output: &mut output,
-        };
-        model.step(&mut [row]).unwrap();
-        all.extend(output);
-    }
+    heard(model).into_iter().flat_map(|(output, _)| output).collect()
 }
 
 /// The words of all finals.

@@ -2,60 +2,22 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+#[path = "support/sample.rs"]
+mod sample;
+
 use std::cell::Cell;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use waxwing_frontend::container::{AudioFile, DecodeLimits};
-use waxwing_frontend::pcm::ChannelSelection;
-use waxwing_frontend::{Frontend, FrontendConfig};
+use sample::heard;
 use waxwing_model::Model;
-use waxwing_model::encoder::StepRow;
 use waxwing_model::model::{Parts, TEXT_TOKENS_FILE};
 use waxwing_model::pauses;
 use waxwing_model::transcript::{Decoding, Judgement, TextScorer, TranscriberOptions, Utterance};
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("pretrained/en-emformer")
-}
-
-/// What the model gives for each step of a recording: log-probs, and the features of its output frames.
-fn heard(model: &Model) -> Vec<(Vec<f32>, Vec<f32>)> {
-    let clip = Path::new(env!("CARGO_MANIFEST_DIR")).join("../web/sample.flac");
-    let limits = DecodeLimits::default();
-    let mut audio = AudioFile::open(File::open(clip).unwrap(), limits, ChannelSelection::Mix).unwrap();
-    let mut samples = Vec::new();
-    while audio.next_block(&mut samples).unwrap() {}
-    samples.extend(vec![0.0; 2 * audio.rate_hz() as usize]);
-    let mut frontend = Frontend::new(FrontendConfig {
-        input_rate_hz: audio.rate_hz(),
-        model_rate_hz: model.sample_rate_hz(),
-        features: model.features().clone(),
-    })
-    .unwrap();
-    let mut features = Vec::new();
-    frontend.push(&samples, &mut features);
-    let (mut state, mut steps, mut rest) = (model.new_state(), Vec::new(), features.as_slice());
-    loop {
-        let geometry = model.geometry();
-        let needed = geometry.frames_needed(state.steps) * geometry.num_features;
-        let Some((now, later)) = rest.split_at_checked(needed) else {
-            return steps;
-        };
-        rest = later;
-        let mut output = Vec::new();
-        model
-            .step(&mut [StepRow {
-                state: &mut state,
-                features: now,
-                output: &mut output,
-            }])
-            .unwrap();
-        let values = geometry.segment_frames * geometry.num_features;
-        steps.push((output, features[steps.len() * values..][..values].to_vec()));
-    }
 }
 
 fn finals(model: &Model, steps: &[(Vec<f32>, Vec<f32>)], decoding: Decoding) -> Vec<Utterance> {
