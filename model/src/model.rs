@@ -112,59 +112,22 @@ impl Model {
     /// # Errors
     /// Also [`ModelError::Invalid`] for a precision that the architecture or the device does not have.
     pub fn load_in(directory: &Path, device: &Device, precision: Precision) -> Result<Self, ModelError> {
-        let config = loader::read_text(&directory.join(CONFIG_FILE));
-        let tokens = loader::read_text(&directory.join(TOKENS_FILE));
-        let weights = loader::read_bytes(&directory.join(WEIGHTS_FILE));
-        let path = directory.join(LANGUAGE_MODEL_FILE);
-        let language_model = path
-            .exists()
-            .then(|| LanguageModel::load(&path).map_err(|error| format!("{}: {error}", path.display())))
-            .transpose();
-        let path = directory.join(TEXT_TOKENS_FILE);
-        let text_tokens = path.exists().then(|| loader::read_text(&path)).transpose();
-        let path = directory.join(PRONUNCIATIONS_FILE);
-        let pronunciations = path.exists().then(|| loader::read_bytes(&path)).transpose();
-        let files = (
-            config,
-            tokens,
-            text_tokens,
-            pronunciations,
-            weights,
-            language_model,
-        );
-        let (config, tokens, text_tokens, pronunciations, weights, language_model) = match files {
-            (
-                Ok(config),
-                Ok(tokens),
-                Ok(text_tokens),
-                Ok(pronunciations),
-                Ok(weights),
-                Ok(language_model),
-            ) => (
-                config,
-                tokens,
-                text_tokens,
-                pronunciations,
-                weights,
-                language_model,
-            ),
-            (config, tokens, text_tokens, pronunciations, weights, language_model) => {
-                let problems = [
-                    config.err(),
-                    tokens.err(),
-                    text_tokens.err(),
-                    pronunciations.err(),
-                    weights.err(),
-                ];
-                return Err(ModelError::Invalid {
-                    problems: problems
-                        .into_iter()
-                        .flatten()
-                        .map(|error| error.to_string())
-                        .chain(language_model.err())
-                        .collect(),
-                });
-            }
+        let mut problems = Vec::new();
+        let there = |name: &str| Some(directory.join(name)).filter(|path| path.exists());
+        let config = taken(loader::read_text(&directory.join(CONFIG_FILE)), &mut problems);
+        let tokens = taken(loader::read_text(&directory.join(TOKENS_FILE)), &mut problems);
+        let text_tokens = there(TEXT_TOKENS_FILE).map(|path| loader::read_text(&path));
+        let text_tokens = text_tokens.and_then(|read| taken(read, &mut problems));
+        let pronunciations = there(PRONUNCIATIONS_FILE).map(|path| loader::read_bytes(&path));
+        let pronunciations = pronunciations.and_then(|read| taken(read, &mut problems));
+        let weights = taken(loader::read_bytes(&directory.join(WEIGHTS_FILE)), &mut problems);
+        let language_model = there(LANGUAGE_MODEL_FILE)
+            .map(|path| LanguageModel::load(&path).map_err(|error| format!("{}: {error}", path.display())));
+        let language_model = language_model.and_then(|read| taken(read, &mut problems));
+        let (Some(config), Some(tokens), Some(weights), true) =
+            (config, tokens, weights, problems.is_empty())
+        else {
+            return Err(ModelError::Invalid { problems });
         };
         let parts = Parts {
             config_json: &config,
@@ -606,6 +569,11 @@ fn decoder_problem(config: &Config, tokens: Option<&Tokens>) -> Option<String> {
         )),
         _ => None,
     }
+}
+
+/// What was read of a file; otherwise why not, among the problems.
+fn taken<T, E: std::fmt::Display>(read: Result<T, E>, problems: &mut Vec<String>) -> Option<T> {
+    read.map_err(|error| problems.push(error.to_string())).ok()
 }
 
 /// Keeps the problems of an invalid part and goes on; other errors end the loading.

@@ -107,16 +107,6 @@ impl Lexicon {
     pub(super) fn ahead(&self, node: u32) -> f32 {
         self.ahead.get(node as usize).copied().unwrap_or_default()
     }
-
-    /// Bytes on the heap.
-    pub(super) fn heap_bytes(&self) -> usize {
-        let numbers = self.first_child.capacity()
-            + self.first_word.capacity()
-            + self.words.capacity()
-            + self.firsts.capacity()
-            + self.ahead.capacity();
-        self.phones.capacity() + numbers * size_of::<u32>()
-    }
 }
 
 /// Where the parts of a number begin and end.

@@ -131,11 +131,6 @@ impl PhoneJudge {
         let heard = score::log_prob(probabilities, self.classes, &sounds)?;
         Some(heard + said + self.words.end(state))
     }
-
-    /// Bytes on the heap, without the language model.
-    pub fn heap_bytes(&self) -> usize {
-        self.list.heap_bytes() + self.lexicon.heap_bytes() + self.words.heap_bytes()
-    }
 }
 
 impl TextScorer for PhoneJudge {

@@ -120,13 +120,6 @@ impl Pronunciations {
         (at(index as usize)..at(index as usize + 1))
             .map(|said| self.phones.get(span(&self.phone_ends, said)).unwrap_or_default())
     }
-
-    /// Bytes on the heap.
-    pub fn heap_bytes(&self) -> usize {
-        let numbers =
-            self.word_ends.capacity() + self.first_pronunciation.capacity() + self.phone_ends.capacity();
-        self.letters.capacity() + self.phones.capacity() + numbers * size_of::<u32>()
-    }
 }
 
 /// The part with a number, of parts that lie behind each other and end there.

@@ -98,9 +98,4 @@ impl Words {
         let unknown = if is_known { 0.0 } else { self.unknown };
         (f64::from(self.weight * (log_prob + unknown) + self.bonus), state)
     }
-
-    /// Bytes on the heap, without the language model.
-    pub(super) fn heap_bytes(&self) -> usize {
-        self.ids.capacity() * size_of::<(WordId, bool)>()
-    }
 }
