@@ -104,7 +104,7 @@ def read_weights(folder):
     from safetensors.torch import load_file
     stored, read = load_file(Path(folder) / "model.safetensors"), {}
     for name, value in stored.items():
-        if name.endswith(".scale") or name.startswith(("text_decoder.", "utterance_encoder.")):
+        if name.endswith(".scale") or name.startswith(("text_decoder.", "utterance_encoder.", "phone_head.")):
             continue
         if f"{name}.scale" in stored:
             value = unpacked(value) if value.dtype == torch.uint8 else value

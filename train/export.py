@@ -1,7 +1,7 @@
 """Checkpoint -> model directory: ``config.json``, ``model.safetensors`` and ``tokens.txt``. The averaged weights and one head go in; of several checkpoints, the mean of them.
 
 Weights are f16; or, with ``--bits``, those of the linear layers are whole numbers of 8 or 6 bits with a scale for each row.
-With ``--listener`` a second listener of train_listener.py goes in too, and its vocabulary beside it.
+With ``--listener`` a second listener of train_listener.py goes in too, and its vocabulary beside it; with ``--phone-head`` what train_phone_head.py taught it as well, and the pronunciations.
 """
 
 import argparse
@@ -13,12 +13,15 @@ import torch
 from safetensors.torch import save_file
 
 import fsmn
+import phone_head
 from data import Tokens
 from evaluate import mean_weights
 from features import HOP, LEFT, LOG_FLOOR, N_FFT, NUM_MELS, RATE
 from model import DIM, HEADS, LEFT_CONTEXT, PERIOD, RIGHT_CONTEXT, SEGMENT
+from phones import NAMES
 
 def config(num_layers, ffn, listener=None):
+    """``config.json`` of the larger model; the parts of a second listener by their names."""
     made = {
         "format": 1, "id": "en-emformer", "architecture": "whisper-emformer", "language": "en", "sample_rate": RATE,
         "features": {"type": "streaming_log_mel", "num_mels": NUM_MELS, "n_fft": N_FFT, "hop": HOP, "left_padding": LEFT, "log_floor": LOG_FLOOR},
@@ -27,6 +30,7 @@ def config(num_layers, ffn, listener=None):
                     "tanh_on_mem": False, "output_norm": "final", "position_period": PERIOD},
         "ctc": {"blank": 0}}
     if listener:
+        made |= {"phones": {"names": NAMES}} if "phone_head" in listener else {}
         made["second_listener"] = listener
     return made | {"license": "MIT AND Apache-2.0"}
 
@@ -104,7 +108,7 @@ def listening_names(weights):
             yield f"layers.{layer}.{parts[part]}.{kind}", value
 
 
-def export(checkpoints, head, pieces, out, blank_bias=0.0, listener=None, bits=16, pronunciations=None):
+def export(checkpoints, head, pieces, out, blank_bias=0.0, listener=None, bits=16, pronunciations=None, says_phones=None):
     """Writes the model directory ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     weights = mean_weights(checkpoints)
@@ -133,6 +137,10 @@ def export(checkpoints, head, pieces, out, blank_bias=0.0, listener=None, bits=1
         more, sizes = second_listener(listener)
         state |= more
         shutil.copy(listener.parent / "text_tokens.txt", out)
+        if says_phones:
+            more, sizes["phone_head"] = phone_head.exported(mean_weights([says_phones]))
+            state |= more
+            shutil.copy(pronunciations, out / "pronunciations.txt.gz")
     layers = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("emformer_layers."))
     write(out, state, bits, config(layers, state["emformer_layers.0.pos_ff.1.bias"].shape[0], sizes), pieces if head == "pieces" else None)
 
@@ -152,7 +160,8 @@ if __name__ == "__main__":
     parser.add_argument("--pieces", type=Path)
     parser.add_argument("--blank-bias", type=float, default=0.0, help="added to the blank's bias: below 0 for fewer deletions, chosen on a development set")
     parser.add_argument("--listener", type=Path, help="checkpoint of train_listener.py")
-    parser.add_argument("--pronunciations", type=Path, help="of pronunciations.py, for a small model that says phones too; without it, it says none")
+    parser.add_argument("--phone-head", type=Path, help="checkpoint of train_phone_head.py, for the listener")
+    parser.add_argument("--pronunciations", type=Path, help="of pronunciations.py, for a model that says phones; without it, a small one says none")
     parser.add_argument("--bits", type=int, default=16, choices=[6, 8, 16], help="of the linear layers' weights")
     options = parser.parse_args()
-    export(options.checkpoints, options.head, options.pieces, options.out, options.blank_bias, options.listener, options.bits, options.pronunciations)
+    export(options.checkpoints, options.head, options.pieces, options.out, options.blank_bias, options.listener, options.bits, options.pronunciations, options.phone_head)

@@ -197,10 +197,8 @@ class Lessons(Batches):
                 known[suffix][i, first:first + len(frames)] = True
         ids = [torch.tensor(self.tokens.encode(text), dtype=torch.long) for _, text, _ in batch]
         lengths = torch.tensor([min(count, len(samples) // HOP_SAMPLES + 2) for samples, _, _ in batch])
-        said = [self.phones.encode(text) for _, text, _ in batch]
-        phones = [torch.tensor(one or [], dtype=torch.long) for one in said]
-        made = {"phones": (torch.cat(phones), torch.tensor([len(one) for one in phones])), "phones_known": torch.tensor([one is not None for one in said]), "features": stacked(spectrum), "lengths": lengths, "targets": (torch.cat(ids), torch.tensor([len(row) for row in ids])),
-                "seconds": sum(len(samples) for samples, _, _ in batch) / RATE}
+        made = {"features": stacked(spectrum), "lengths": lengths, "targets": (torch.cat(ids), torch.tensor([len(row) for row in ids])), "seconds": sum(len(samples) for samples, _, _ in batch) / RATE}
+        made |= self.phones.targets([text for _, text, _ in batch])
         if STATES in told:
             made |= {"states": torch.from_numpy(told[STATES]), "states_known": known[STATES]}
         if LIKELY in told:

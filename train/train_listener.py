@@ -55,12 +55,16 @@ def rows_of(batch, vocabulary):
 
 
 def hear(model, spectrum, lengths):
-    """(batch, feature frames, 80) and output frames of speech -> (batch, longest + PADDING, DIM), before the last norm."""
+    """(batch, feature frames, 80) and output frames of speech -> [(batch, longest + PADDING, DIM)] behind each layer, before the last norm."""
     frames = int(lengths.max()) + PADDING
     spectrum = spectrum[:, : 2 * frames + 1]
     spectrum = F.pad(spectrum, (0, 0, 0, 2 * frames + 1 - spectrum.shape[1]), value=SILENCE)
-    entered = model.enter(torch.maximum(spectrum, spectrum.amax((1, 2), keepdim=True) - RANGE), context="whole")
-    return model.run(*entered, range(len(model.emformer_layers)))
+    x, visible = model.enter(torch.maximum(spectrum, spectrum.amax((1, 2), keepdim=True) - RANGE), context="whole")
+    behind = []
+    for layer in range(len(model.emformer_layers)):
+        x = model.run(x, visible, [layer])
+        behind.append(x)
+    return behind
 
 
 @torch.no_grad()
@@ -70,7 +74,7 @@ def read_alone(model, decoder, vocabulary, clips):
     for samples, reference in clips:
         frames = len(samples) // (2 * HOP) + 4
         spectrum = features(torch.from_numpy(np.ascontiguousarray(samples, np.float32)), 2 * frames + 1)
-        encoded = hear(model, spectrum[None].to(device), torch.tensor([frames]))[0]
+        encoded = hear(model, spectrum[None].to(device), torch.tensor([frames]))[-1][0]
         text = vocabulary.decode(decoder.greedy(encoded, vocabulary, 8 + len(samples) // 1600))
         rows.append((evaluate.errors(reference.split(), text.split()), len(reference.split()), evaluate.errors(reference, text), len(reference), text))
     return rows
@@ -159,7 +163,7 @@ def main():
         else:
             batch = next(source)
             with torch.no_grad():
-                encoded = hear(model, batch["features"].to(device), batch["lengths"])
+                encoded = hear(model, batch["features"].to(device), batch["lengths"])[-1]
             cache.append(({name: batch[name] for name in ("targets", "lengths")}, encoded.half()))
             heard += batch["seconds"]
         falling = max(0.0, 1 - (1 - spent / (60 * options.minutes)) / options.decay)

@@ -19,7 +19,7 @@ use crate::error::ModelError;
 use crate::loader::{Expected, Weights};
 use crate::module::Classes;
 use crate::module::EncoderModule;
-use crate::phones;
+use crate::phones::{self, PhonesConfig};
 use crate::precision::Precision;
 use crate::second_listener;
 use crate::transducer::{self, TransducerEncoder, TransducerModule};
@@ -269,13 +269,18 @@ pub fn expected_tensors(config: &Config, classes: Option<usize>) -> Vec<Expected
 pub(crate) fn expected_with(config: &Config, classes: Classes) -> Vec<Expected> {
     let mut expected = encoder_tensors(&config.encoder);
     if let (Some(sizes), Some(features)) = (&config.second_listener, &config.features) {
-        let (num_features, classes) = (features.num_features(), classes.text.unwrap_or(1));
-        expected.extend(second_listener::expected_tensors(num_features, classes, sizes));
+        let phones = config.phones.as_ref().map_or(1, PhonesConfig::classes);
+        let classes = (classes.text.unwrap_or(1), phones);
+        expected.extend(second_listener::expected_tensors(
+            features.num_features(),
+            classes,
+            sizes,
+        ));
     }
     let classes = classes.head;
     if let (Some(_), Some(classes), Some(geometry)) = (&config.ctc, classes, geometry(&config.encoder)) {
         expected.extend(head::expected_tensors(classes, geometry.output_dim));
-        if let Some(phones) = &config.phones {
+        if let Some(phones) = config.phones_beside_classes() {
             expected.extend(phones::expected_tensors(phones, geometry.output_dim));
         }
     }
@@ -307,7 +312,11 @@ pub fn streaming_encoder_in(
 ) -> Result<Box<dyn StreamingEncoder>, ModelError> {
     let encoder = bare_streaming_encoder(config, weights, device, precision)?;
     Ok(match &config.ctc {
-        Some(_) => Box::new(WithHead::new(encoder, weights, config.phones.is_some())?),
+        Some(_) => Box::new(WithHead::new(
+            encoder,
+            weights,
+            config.phones_beside_classes().is_some(),
+        )?),
         None => encoder,
     })
 }

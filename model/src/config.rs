@@ -47,7 +47,8 @@ pub struct Config {
     /// Present when the model ends in a CTC head (tensors `head.weight` and `head.bias`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ctc: Option<CtcConfig>,
-    /// Present when a second CTC head says phones (tensors `phones.weight` and `phones.bias`, how words are pronounced in `pronunciations.txt.gz`).
+    /// Present when something says phones: a second CTC head behind the encoder (tensors `phones.weight` and `phones.bias`), or the second listener's phone head. How words are
+    /// pronounced stands in `pronunciations.txt.gz`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phones: Option<PhonesConfig>,
     /// Present when another network hears each utterance again at its end (tensors `utterance_encoder.…` and `text_decoder.…`, vocabulary in
@@ -211,6 +212,11 @@ impl Config {
         Ok(config)
     }
 
+    /// The phones that the streaming encoder itself says, behind its classes in every output frame.
+    pub fn phones_beside_classes(&self) -> Option<&PhonesConfig> {
+        self.phones.as_ref().filter(|_| self.second_listener.is_none())
+    }
+
     /// Checks that the values make sense together.
     ///
     /// # Errors
@@ -245,9 +251,11 @@ impl Config {
             let streams = architecture::geometry(&self.encoder).is_some()
                 && architecture::cannot_stream(&self.encoder).is_none()
                 && !matches!(self.encoder, EncoderConfig::EmformerRnnt(_));
+            let listener_says_none =
+                matches!(&self.second_listener, Some(listener) if listener.phone_head.is_none());
             require(
-                self.ctc.is_some() && self.second_listener.is_none() && streams,
-                "phones: expected an encoder that streams, with a CTC head and without a second listener"
+                self.ctc.is_some() && streams && !listener_says_none,
+                "phones: expected an encoder that streams, with a CTC head, and a phone head in its second listener if there is one"
                     .into(),
             );
             phones.problems(&mut require);
@@ -278,6 +286,10 @@ impl Config {
             require(
                 hears,
                 "second_listener: expected features of the type streaming_log_mel without lfr".into(),
+            );
+            require(
+                second_listener.phone_head.is_none() || self.phones.is_some(),
+                "second_listener.phone_head: expected the names of its phones in phones".into(),
             );
             second_listener.problems(&mut require);
         }

@@ -17,10 +17,10 @@ use crate::loader::{self, WEIGHTS_FILE, Weights};
 use crate::module::classes;
 use crate::phones::{PhoneJudge, Pronunciations};
 use crate::precision::Precision;
-use crate::second_listener::SecondListener;
+use crate::second_listener::{SecondListener, WithPhones};
 use crate::text_decoder::TextVocabulary;
 use crate::tokens::Tokens;
-use crate::transcript::{Decoding, Hears, TextScorer, Transcriber, TranscriberOptions};
+use crate::transcript::{Decoding, TextScorer, Transcriber, TranscriberOptions};
 use crate::transducer::Networks;
 use crate::whole::WholeEncoder;
 
@@ -44,7 +44,7 @@ pub struct Parts<'a> {
     pub tokens_txt: &'a str,
     /// [`TEXT_TOKENS_FILE`], for a model with a second listener.
     pub text_tokens_txt: Option<&'a str>,
-    /// [`PRONUNCIATIONS_FILE`], for a model with a phone head.
+    /// [`PRONUNCIATIONS_FILE`], for a model that says phones.
     pub pronunciations: Option<&'a [u8]>,
     /// [`WEIGHTS_FILE`].
     pub safetensors: &'a [u8],
@@ -277,19 +277,19 @@ impl Model {
 
     /// The same model with whoever judges its second pass, as it is now.
     fn judged(mut self) -> Self {
-        self.text_scorer = match (&self.second_listener, &self.pronunciations, &self.config.phones) {
-            (Some(listener), _, _) => Some(Arc::clone(listener) as Arc<dyn TextScorer>),
-            (None, Some(list), Some(phones)) => {
+        let phones = match (&self.pronunciations, &self.config.phones) {
+            (Some(list), Some(phones)) => {
                 let (list, language_model) = (Arc::clone(list), self.language_model.clone());
                 let decoding = self.searched(Decoding::default());
-                Some(Arc::new(PhoneJudge::new(
-                    phones.classes(),
-                    list,
-                    language_model,
-                    &decoding,
-                )))
+                Some(PhoneJudge::new(phones.classes(), list, language_model, &decoding))
             }
             _ => None,
+        };
+        self.text_scorer = match (self.second_listener.clone(), phones) {
+            (Some(listener), Some(phones)) => Some(Arc::new(WithPhones::new(listener, phones))),
+            (Some(listener), None) => Some(listener),
+            (None, Some(phones)) => Some(Arc::new(phones)),
+            (None, None) => None,
         };
         self
     }
@@ -307,37 +307,6 @@ impl Model {
     /// The network that hears each utterance again at its end, if there is one.
     pub fn second_listener(&self) -> Option<&Arc<SecondListener>> {
         self.second_listener.as_ref()
-    }
-
-    /// Judges a usual utterance once, as a second pass does at its end: 4 s; says how much speech that is. `None` where nobody judges. For finding out what it costs.
-    pub fn judge_once(&self) -> Option<Duration> {
-        let scorer = self.text_scorer.as_ref()?;
-        let frames = (4.0 / self.output_frame_seconds()) as usize;
-        match scorer.hears() {
-            Hears::Features(len) => judge_texts(scorer.as_ref(), frames * len),
-            Hears::BesideClasses(_) => self.hear_something(frames),
-        }
-        Some(Duration::from_secs(4))
-    }
-
-    /// Decodes an utterance of so many frames from its first to its end: judging it takes no more than searching it again and aligning what was found.
-    fn hear_something(&self, frames: usize) {
-        let mut transcriber = self.transcriber(TranscriberOptions {
-            decoding: self.default_decoding(),
-            ..TranscriberOptions::default()
-        });
-        let (width, blank) = (self.geometry().output_dim, self.tokens.blank() as usize);
-        let value = |frame: usize, class: usize| match frame % 3 {
-            // Sounds between blanks, of which a few classes are possible.
-            0 => -1.0 - 2.0 * ((class * 7 + frame * 13) % 64) as f32,
-            _ if class == blank || class == self.tokens.len() => 0.0,
-            _ => -20.0,
-        };
-        let said = (0..frames).flat_map(|frame| (0..width).map(move |class| value(frame, class)));
-        let mut finals = Vec::new();
-        transcriber.accept(&said.collect::<Vec<f32>>(), &mut finals);
-        finals.extend(transcriber.finish());
-        std::hint::black_box(finals);
     }
 
     /// How words are searched for where nobody says how: by a beam where the model has a language model, which only a beam hears, or somebody
@@ -529,12 +498,12 @@ fn vocabulary(config: &Config, text: Option<&str>, problems: &mut Vec<String>) -
         .ok()
 }
 
-/// The pronunciations of a model with a phone head.
+/// The pronunciations of a model that says phones.
 fn pronounced(config: &Config, list: Option<&[u8]>, problems: &mut Vec<String>) -> Option<Pronunciations> {
     let phones = config.phones.as_ref()?;
     let Some(list) = list else {
         problems.push(format!(
-            "{PRONUNCIATIONS_FILE}: missing, a phone head needs to know how words are pronounced"
+            "{PRONUNCIATIONS_FILE}: missing, a model that says phones needs to know how words are pronounced"
         ));
         return None;
     };
@@ -586,19 +555,4 @@ fn collect<T>(part: Result<T, ModelError>, problems: &mut Vec<String>) -> Result
         }
         Err(other) => Err(other),
     }
-}
-
-/// Lets a scorer judge sixteen texts of twelve words that have half of them in common.
-fn judge_texts(scorer: &dyn TextScorer, num_values: usize) {
-    // Not all alike: of constants a norm would make nothing.
-    let values: Vec<f32> = (0..num_values)
-        .map(|index| (index % 17) as f32 / 17.0 - 0.5)
-        .collect();
-    let words = ["one", "two", "three", "four", "five", "six", "seven", "eight"];
-    let texts = (0..16).map(|text| {
-        let word = |at: usize| words[(at + if at < 6 { 0 } else { text }) % words.len()];
-        (0..12).map(word).collect::<Vec<_>>().join(" ")
-    });
-    let texts: Vec<String> = texts.collect();
-    std::hint::black_box(scorer.judge(&values, &texts));
 }

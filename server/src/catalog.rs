@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use waxwing_frontend::features::FeatureConfig;
@@ -26,6 +25,7 @@ struct BuiltIn {
     weights: &'static [u8],
     language_model: &'static [u8],
     text_tokens: &'static str,
+    pronunciations: &'static [u8],
 }
 
 macro_rules! built_in {
@@ -37,6 +37,7 @@ macro_rules! built_in {
             weights: include_bytes!(concat!("../../model/pretrained/", $id, "/model.safetensors")),
             language_model: include_bytes!(concat!("../../model/pretrained/", $language_model, "/model.bin")),
             text_tokens: include_str!(concat!("../../model/pretrained/", $id, "/text_tokens.txt")),
+            pronunciations: include_bytes!(concat!("../../model/pretrained/", $id, "/pronunciations.txt.gz")),
         }
     };
 }
@@ -111,7 +112,7 @@ fn from_binary(model: &BuiltIn, device: &Device, precision: Precision) -> anyhow
         config_json: model.config,
         tokens_txt: model.tokens,
         text_tokens_txt: Some(model.text_tokens),
-        pronunciations: None,
+        pronunciations: Some(model.pronunciations),
         safetensors: model.weights,
     };
     let loaded = Model::from_parts_in(&parts, device, precision).with_context(unusable)?;
@@ -153,10 +154,6 @@ impl StepModel for Model {
 
     fn text_scorer_hears(&self) -> Option<Hears> {
         self.text_scorer().map(|scorer| scorer.hears())
-    }
-
-    fn judge_once(&self) -> Option<Duration> {
-        Self::judge_once(self)
     }
 
     fn transcriber(&self, options: TranscriberOptions) -> Transcriber {

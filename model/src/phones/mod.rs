@@ -101,8 +101,22 @@ impl PhoneJudge {
         }
     }
 
-    /// The texts that `(frames, classes)` probabilities may be by a search of some width, the best first. Allocates.
-    fn found(&self, probabilities: &[f32], width: usize) -> Vec<String> {
+    /// The texts that `(frames, classes)` probabilities may be, each with its natural log-probability by its phones and its words, the best first; without those that are hopeless beside it. Allocates.
+    pub(crate) fn found(&self, probabilities: &[f32]) -> Vec<(String, f64)> {
+        let judged = |text: String| {
+            let log_prob = self.log_prob(probabilities, &text)?;
+            Some((text, log_prob))
+        };
+        let texts = self.search(probabilities, WIDTH).into_iter();
+        let mut found: Vec<(String, f64)> = texts.filter_map(judged).collect();
+        found.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let best = found.first().map_or(0.0, |&(_, log_prob)| log_prob);
+        found.retain(|&(_, log_prob)| log_prob > best - HOPELESS);
+        found
+    }
+
+    /// The texts that a search of some width finds, the best by its own count first.
+    fn search(&self, probabilities: &[f32], width: usize) -> Vec<String> {
         let search = Search::new(&self.lexicon, &self.words, width);
         let texts = search.n_best(probabilities, self.classes, OWN_TEXTS);
         let spelled = |text: Vec<u32>| {
@@ -112,25 +126,37 @@ impl PhoneJudge {
         texts.into_iter().map(spelled).collect()
     }
 
-    /// The natural log-probability of a text's phones, and what its words say of each other; `None` where the frames have no room for it.
+    /// The natural log-probability of a text by its phones, and what its words say of each other; `None` where the frames have no room for it.
     fn log_prob(&self, probabilities: &[f32], text: &str) -> Option<f64> {
+        Some(self.sounds(probabilities, text)? + self.words(text))
+    }
+
+    /// The natural log-probability of a text by its phones in `(frames, classes)` probabilities, all its pronunciations together; `None` where the frames have no room for it.
+    pub(crate) fn sounds(&self, probabilities: &[f32], text: &str) -> Option<f64> {
+        let sounds = words_of(text).map(|word| match self.list.find(word) {
+            Some(known) => Sounds::Known(self.list.of(known).collect()),
+            None => Sounds::Unknown,
+        });
+        score::log_prob(probabilities, self.classes, &sounds.collect::<Vec<_>>())
+    }
+
+    /// What the words of a text say of each other, a natural log.
+    fn words(&self, text: &str) -> f64 {
         let (mut said, mut state) = (0.0, self.words.begin());
-        let mut sounds = Vec::new();
-        for word in text.split(' ').filter(|word| !word.is_empty()) {
-            let (sound, (more, behind)) = match self.list.find(word) {
-                Some(known) => (
-                    Sounds::Known(self.list.of(known).collect()),
-                    self.words.word(&state, known),
-                ),
-                None => (Sounds::Unknown, self.words.unlisted(&state, word)),
+        for word in words_of(text) {
+            let (more, behind) = match self.list.find(word) {
+                Some(known) => self.words.word(&state, known),
+                None => self.words.unlisted(&state, word),
             };
             said += more;
             state = behind;
-            sounds.push(sound);
         }
-        let heard = score::log_prob(probabilities, self.classes, &sounds)?;
-        Some(heard + said + self.words.end(state))
+        said + self.words.end(state)
     }
+}
+
+fn words_of(text: &str) -> impl Iterator<Item = &str> {
+    text.split(' ').filter(|word| !word.is_empty())
 }
 
 impl TextScorer for PhoneJudge {
@@ -140,21 +166,17 @@ impl TextScorer for PhoneJudge {
 
     fn judge(&self, frames: &[f32], texts: &[String]) -> Judgement {
         let probabilities: Vec<f32> = frames.iter().map(|log_prob| log_prob.exp()).collect();
-        let judged = |text: &String| self.log_prob(&probabilities, text);
-        let mut found = self.found(&probabilities, WIDTH);
-        found.retain(|text| !texts.contains(text));
-        let log_probs: Vec<Option<f64>> = texts.iter().map(judged).collect();
-        let found = found.into_iter().filter_map(|text| {
-            let log_prob = judged(&text)?;
-            Some((text, log_prob))
-        });
-        let mut found: Vec<(String, f64)> = found.collect();
-        let all = log_probs
+        let log_probs: Vec<Option<f64>> = texts
+            .iter()
+            .map(|text| self.log_prob(&probabilities, text))
+            .collect();
+        let best = log_probs
             .iter()
             .flatten()
-            .chain(found.iter().map(|(_, log_prob)| log_prob));
-        let best = all.copied().fold(f64::NEG_INFINITY, f64::max);
-        found.retain(|&(_, log_prob)| log_prob > best - HOPELESS);
+            .copied()
+            .fold(f64::NEG_INFINITY, f64::max);
+        let mut found = self.found(&probabilities);
+        found.retain(|(text, log_prob)| !texts.contains(text) && *log_prob > best - HOPELESS);
         Judgement { log_probs, found }
     }
 }

@@ -127,7 +127,7 @@ proptest! {
             .filter_map(|text| Some((judge.log_prob(&probabilities, &text)?, text)))
             .collect();
         all.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let found = judge.found(&probabilities, 10_000);
+        let found = judge.search(&probabilities, 10_000);
         prop_assert_eq!(found.iter().collect::<BTreeSet<_>>().len(), found.len());
         for (text, (best, _)) in found.iter().zip(&all).take(5) {
             let own = judge.log_prob(&probabilities, text).unwrap();
@@ -144,14 +144,14 @@ fn a_word_that_nobody_can_say_is_heard_as_something() {
     let probabilities: Vec<f32> = [0, 1, 2, 0, 3, 0].into_iter().flat_map(frame).collect();
     let of = |text: &str| judge.log_prob(&probabilities, text).unwrap();
     assert!(of("won an") > of("won hm") && of("won hm") > of("odd won"));
-    assert_eq!(judge.found(&probabilities, WIDTH)[0], "won an");
+    assert_eq!(judge.search(&probabilities, WIDTH)[0], "won an");
 }
 
 #[test]
 fn silence_is_no_word() {
     let judge = judge(true);
     let silence: Vec<f32> = [0.97, 0.01, 0.01, 0.01].repeat(20);
-    assert_eq!(judge.found(&silence, WIDTH)[0], "");
+    assert_eq!(judge.search(&silence, WIDTH)[0], "");
     let nothing = judge.judge(&[], &[String::new(), "one".into()]);
     assert_eq!(nothing.log_probs.len(), 2);
     assert_eq!(nothing.log_probs[1], None, "there is no frame to say it in");

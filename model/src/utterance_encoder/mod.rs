@@ -179,6 +179,11 @@ impl UtteranceEncoder {
     /// `(output frames · 2, features) f32` of an utterance into `(output frames + 25, dim) f32`, the silence behind it included. Values
     /// behind the last whole output frame are not read. Nothing for an utterance without a frame, or of more frames than there are positions.
     pub fn encode(&self, features: &[f32]) -> Vec<f32> {
+        self.encode_watched(features, &mut |_, _| {})
+    }
+
+    /// As [`encode`](Self::encode), and shows what stands behind each layer, `(output frames + 25, dim)`, to `watch`.
+    pub fn encode_watched(&self, features: &[f32], watch: &mut dyn FnMut(usize, &[f32])) -> Vec<f32> {
         let spoken = features.len() / self.values_per_frame();
         let rows = spoken + PADDING_FRAMES;
         if spoken == 0 || rows > self.config.max_frames {
@@ -189,13 +194,14 @@ impl UtteranceEncoder {
             let dim = self.config.dim;
             scratch.normed.resize(rows * dim, 0.0);
             scratch.attended.resize(rows * dim, 0.0);
-            for layer in &self.layers {
+            for (index, layer) in self.layers.iter().enumerate() {
                 pause();
                 self.attend(layer, rows, &mut stream, scratch);
                 pause();
                 layer
                     .ffn
                     .apply(rows, &mut stream, &mut scratch.normed, &mut scratch.hidden);
+                watch(index, &stream);
             }
             stream
         })

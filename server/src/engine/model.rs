@@ -1,7 +1,6 @@
 //! What the engine needs of a model: a seam, so that tests can step one that errs, panics, hangs or returns NaN.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use waxwing_frontend::features::FeatureConfig;
 use waxwing_model::encoder::{Geometry, StateCache, StepRow};
@@ -37,10 +36,6 @@ pub trait StepModel: Send + Sync + 'static {
     }
     /// What whoever judges its second pass hears; `None` where nobody does.
     fn text_scorer_hears(&self) -> Option<Hears> {
-        None
-    }
-    /// Judges a usual utterance once, as its transcribers do, and says how much speech that is for; `None` where nothing is judged.
-    fn judge_once(&self) -> Option<Duration> {
         None
     }
     /// Makes the decoder of a new stream's output.

@@ -1,16 +1,18 @@
-//! What a step costs on this machine: measured before the first stream is admitted, as it will be paid. All workers
-//! step at once, and a step is the whole of it: samples to features, features to log-probs, log-probs to words.
+//! What a stream costs on this machine: measured before the first one is admitted, as it will be paid, while all workers do the same. Samples to log-probs are
+//! timed in batches, with noise; log-probs to words, and the judgement at the end, with somebody who speaks without a pause, since a search has little to do where nothing is said.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use waxwing_frontend::container::{AudioFile, ContainerError, DecodeLimits};
+use waxwing_frontend::pcm::ChannelSelection;
 use waxwing_model::encoder::StepRow;
 
 use super::Input;
 use super::admission::{Admission, AdmissionLimits};
-use super::core::Core;
+use super::core::{Core, Next};
 use super::counters::Counters;
 use super::memory::microphone;
 use super::model::{StepFailed, StepModel};
@@ -28,8 +30,11 @@ const DOUBLED: f64 = 1.6;
 const LONGEST_STEP: f64 = 0.25;
 /// Steps that the measured sessions seem to have behind them: with full rings they cost most.
 const AGED_STEPS: u64 = 1_000;
-/// Rate of the audio: what most sound cards record, so that resampling is paid for.
+/// Rate of the noise: what most sound cards record, so that resampling is paid for.
 const RATE_HZ: u32 = 48_000;
+/// Rate of the speech, and how much of it is heard.
+const SPEECH_RATE_HZ: u32 = 16_000;
+const SPEECH_SECONDS: usize = 5;
 
 /// What the warm-up found.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -87,39 +92,64 @@ pub(super) fn measure(model: &Arc<dyn StepModel>, options: &EngineOptions) -> Re
         batch_limit: 1,
         row_time,
     });
-    // Noise has no words, so no utterance has ended in it: what that costs is added.
-    let is_judged = request.transcriber.decoding.rescoring_weight > 0.0;
-    let judging = if is_judged {
-        time_judging(model.as_ref(), workers)?
-    } else {
-        0.0
-    };
+    let words = time_words(model, options)?;
     // Who sets the size knows why: a measurement on a busy machine does not change it.
     Ok(Warmth {
-        cost: found.cost + judging,
+        cost: found.cost + words,
         batch_limit: batch_limit.unwrap_or(found.batch_limit).max(1),
-        ..found
+        row_time: found.row_time + Duration::from_secs_f64(words * segment),
     })
 }
 
-/// Part of one worker that judging the utterances of a live stream takes while the other workers judge, too: of who speaks without a pause.
-fn time_judging(model: &dyn StepModel, workers: usize) -> Result<f64, StepFailed> {
-    let time = || {
-        // The first one touches memory for the first time.
-        model.judge_once()?;
-        let started = Instant::now();
-        let speech = model.judge_once()?;
-        Some(started.elapsed().as_secs_f64() / speech.as_secs_f64().max(1e-3))
+/// Part of one worker that finding and judging the words of a live stream takes.
+fn time_words(model: &Arc<dyn StepModel>, options: &EngineOptions) -> Result<f64, StepFailed> {
+    let request = microphone(options, SPEECH_RATE_HZ);
+    let speech = speech()?;
+    let parts = together(options.workers, || time_words_of(model, &request, &speech))?;
+    Ok(parts.iter().sum::<f64>() / parts.len().max(1) as f64)
+}
+
+/// The same, of one worker: what a whole stream of speech takes beside its steps.
+fn time_words_of(
+    model: &Arc<dyn StepModel>,
+    request: &StreamRequest,
+    speech: &Bytes,
+) -> Result<f64, StepFailed> {
+    let mut cores = fresh(model, 1, request)?;
+    let Some(core) = cores.first_mut() else {
+        return Ok(0.0);
     };
-    let parts: Vec<Option<f64>> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(time)).collect();
-        let failed = |_| StepFailed("it panicked".into());
-        workers
-            .into_iter()
-            .map(|worker| worker.join().map_err(failed))
-            .collect::<Result<_, _>>()
-    })?;
-    Ok(parts.iter().flatten().sum::<f64>() / parts.len().max(1) as f64)
+    let (mut took, mut events, mut at) = (Duration::ZERO, Vec::new(), 0);
+    loop {
+        let take = |units: u64| {
+            let until = speech
+                .len()
+                .min(at + usize::try_from(units).unwrap_or(usize::MAX));
+            let part = speech.slice(at..until);
+            at = until;
+            Some(if part.is_empty() {
+                Input::Stop
+            } else {
+                Input::Audio(part)
+            })
+        };
+        match core.advance(take, &mut events) {
+            Next::Step => {
+                let consumed = core.features_needed();
+                model.step(&mut [core.row()])?;
+                let started = Instant::now();
+                core.stepped(consumed, &mut events);
+                took += started.elapsed();
+            }
+            Next::Judge => {
+                let started = Instant::now();
+                core.judge(&mut events);
+                took += started.elapsed();
+            }
+            Next::Park { .. } | Next::Finished | Next::Refused(..) => break,
+        }
+    }
+    Ok(took.as_secs_f64() / core.audio_seconds().max(1e-3))
 }
 
 /// A model that cannot stream encodes a second of silence, to show that it can. It takes no part in the budget of speech.
@@ -145,10 +175,17 @@ fn time_together(
     workers: usize,
     batch: usize,
 ) -> Result<Duration, StepFailed> {
-    let took = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..workers)
-            .map(|_| scope.spawn(|| time_step(model, request, batch)))
-            .collect();
+    let took = together(workers, || time_step(model, request, batch))?;
+    Ok(took.iter().sum::<Duration>() / u32::try_from(took.len().max(1)).unwrap_or(u32::MAX))
+}
+
+/// What every worker finds while all do the same.
+fn together<T: Send>(
+    workers: usize,
+    work: impl Fn() -> Result<T, StepFailed> + Sync,
+) -> Result<Vec<T>, StepFailed> {
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(&work)).collect();
         workers
             .into_iter()
             .map(|worker| {
@@ -156,9 +193,8 @@ fn time_together(
                     .join()
                     .unwrap_or_else(|_| Err(StepFailed("it panicked".into())))
             })
-            .collect::<Result<Vec<_>, _>>()
-    })?;
-    Ok(took.iter().sum::<Duration>() / u32::try_from(took.len().max(1)).unwrap_or(u32::MAX))
+            .collect()
+    })
 }
 
 /// The duration of one worker's step, of the fastest where several are timed.
@@ -167,12 +203,13 @@ fn time_step(
     request: &StreamRequest,
     batch: usize,
 ) -> Result<Duration, StepFailed> {
-    let mut cores = aged(model, batch, request)?;
+    let mut cores = fresh(model, batch, request)?;
+    cores.iter_mut().for_each(|core| core.age(AGED_STEPS));
     let noise = noise();
     let mut fastest = Duration::MAX;
     for repeat in 0..=REPEATS {
         let mut events = Vec::new();
-        // An utterance may have ended in the noise: until it is judged, nothing more is heard. What that costs is measured on its own.
+        // An utterance may have ended in the noise: until it is judged, nothing more is heard.
         for core in &mut cores {
             core.judge_all(&mut events);
         }
@@ -190,19 +227,20 @@ fn time_step(
         let mut rows: Vec<StepRow<'_>> = cores.iter_mut().map(Core::row).collect();
         model.step(&mut rows)?;
         drop(rows);
+        let took = started.elapsed();
         for (core, consumed) in cores.iter_mut().zip(consumed) {
             core.stepped(consumed, &mut events);
         }
         // The first step touches memory for the first time.
         if repeat > 0 {
-            fastest = fastest.min(started.elapsed());
+            fastest = fastest.min(took);
         }
     }
     Ok(fastest)
 }
 
-/// Streams that seem to have heard a lot, in a pool of their own.
-fn aged(model: &Arc<dyn StepModel>, batch: usize, request: &StreamRequest) -> Result<Vec<Core>, StepFailed> {
+/// Streams that have heard nothing yet, in a pool of their own.
+fn fresh(model: &Arc<dyn StepModel>, batch: usize, request: &StreamRequest) -> Result<Vec<Core>, StepFailed> {
     let counters = Arc::new(Counters::default());
     let admission = Admission::new(AdmissionLimits {
         workers: 1,
@@ -220,10 +258,8 @@ fn aged(model: &Arc<dyn StepModel>, batch: usize, request: &StreamRequest) -> Re
                 .take(Instant::now(), 0, Class::Live)
                 .map_err(|refusal| StepFailed(refusal.code.to_string()))?;
             let counters = Arc::clone(&counters);
-            let mut core = Core::new(Arc::clone(model), slot, counters, request, Duration::ZERO)
-                .map_err(|error| StepFailed(error.to_string()))?;
-            core.age(AGED_STEPS);
-            Ok(core)
+            Core::new(Arc::clone(model), slot, counters, request, Duration::ZERO)
+                .map_err(|error| StepFailed(error.to_string()))
         })
         .collect()
 }
@@ -238,4 +274,23 @@ fn noise() -> Bytes {
         ((random % 8_000) as i16 - 4_000).to_le_bytes()
     });
     samples.collect::<Vec<u8>>().into()
+}
+
+/// Some seconds of s16le speech, read from a book.
+fn speech() -> Result<Bytes, StepFailed> {
+    let unusable = |error: ContainerError| StepFailed(format!("its sample of speech: {error}"));
+    let sample = include_bytes!("../../../web/sample.flac");
+    let mut audio =
+        AudioFile::from_bytes(sample, DecodeLimits::default(), ChannelSelection::Mix).map_err(unusable)?;
+    debug_assert_eq!(audio.rate_hz(), SPEECH_RATE_HZ);
+    let wanted = SPEECH_SECONDS * SPEECH_RATE_HZ as usize;
+    let mut samples = Vec::new();
+    while samples.len() < wanted && audio.next_block(&mut samples).map_err(unusable)? {}
+    let in_16_bits = |sample: &f32| ((sample * 32_767.0) as i16).to_le_bytes();
+    Ok(samples
+        .iter()
+        .take(wanted)
+        .flat_map(in_16_bits)
+        .collect::<Vec<u8>>()
+        .into())
 }

@@ -6,6 +6,9 @@
 //! acoustics of the first pass and the language model have their say (Sainath et al., "Two-Pass End-to-End Speech Recognition", Interspeech 2019;
 //! Watanabe et al., "Hybrid CTC/Attention Architecture for End-to-End Speech Recognition", 2017, §II-D).
 
+pub mod phone_head;
+mod with_phones;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +19,10 @@ use crate::precision::Precision;
 use crate::text_decoder::{self, Memory, TextDecoder, TextDecoderConfig, TextVocabulary};
 use crate::transcript::{Hears, Judgement, TextScorer};
 use crate::utterance_encoder::{self, UtteranceEncoder, UtteranceEncoderConfig};
+
+pub use with_phones::WithPhones;
+
+use phone_head::{PhoneHead, PhoneHeadConfig, Read};
 
 /// Multiply-adds that judging given texts costs at most: some 50 ms of one core. An utterance's length bounds the rest.
 const MOST_PRODUCTS: u64 = 3_000_000_000;
@@ -28,13 +35,16 @@ const TOKENS_PER_FRAME: f64 = 0.16;
 const MORE_TOKENS: usize = 8;
 
 /// Sizes of a second listener.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SecondListenerConfig {
     /// What hears.
     pub encoder: UtteranceEncoderConfig,
     /// What reads and writes.
     pub decoder: TextDecoderConfig,
+    /// What says phones behind the encoder, if anything does; the model names them in `phones`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phone_head: Option<PhoneHeadConfig>,
 }
 
 impl SecondListenerConfig {
@@ -42,24 +52,36 @@ impl SecondListenerConfig {
     pub fn problems(&self, require: &mut dyn FnMut(bool, String)) {
         self.encoder.problems(require);
         self.decoder.problems(self.encoder.dim, require);
+        if let Some(head) = &self.phone_head {
+            head.problems(require);
+        }
     }
 }
 
-/// Every tensor of a second listener over frames of `num_features` values, with a vocabulary of `classes`.
-pub fn expected_tensors(num_features: usize, classes: usize, config: &SecondListenerConfig) -> Vec<Expected> {
+/// Every tensor of a second listener over frames of `num_features` values, with a vocabulary of `tokens`; its phone head, if it has one, tells `phones` classes apart.
+pub fn expected_tensors(
+    num_features: usize,
+    (tokens, phones): (usize, usize),
+    config: &SecondListenerConfig,
+) -> Vec<Expected> {
     let mut expected = utterance_encoder::expected_tensors(num_features, &config.encoder);
     expected.extend(text_decoder::expected_tensors(
         config.encoder.dim,
-        classes,
+        tokens,
         &config.decoder,
     ));
+    if let Some(head) = &config.phone_head {
+        let size = (config.encoder.dim, config.encoder.num_layers);
+        expected.extend(phone_head::expected_tensors(size, phones, head));
+    }
     expected
 }
 
-/// Encoder and decoder: weights only, shared by all threads.
+/// Encoder, decoder and, where it has one, phone head: weights only, shared by all threads.
 pub struct SecondListener {
     encoder: UtteranceEncoder,
     decoder: TextDecoder,
+    phone_head: Option<PhoneHead>,
 }
 
 impl SecondListener {
@@ -78,6 +100,10 @@ impl SecondListener {
         Ok(Self {
             encoder: UtteranceEncoder::new(&config.encoder, num_features, silence, weights, precision)?,
             decoder: TextDecoder::new(&config.decoder, dim, vocabulary, weights, precision)?,
+            phone_head: match &config.phone_head {
+                Some(sizes) => Some(PhoneHead::new(dim, sizes, weights, precision)?),
+                None => None,
+            },
         })
     }
 
@@ -89,6 +115,11 @@ impl SecondListener {
     /// What reads and writes.
     pub fn decoder(&self) -> &TextDecoder {
         &self.decoder
+    }
+
+    /// What a natural log-probability of the phones counts; 0 where it says none.
+    fn phone_weight(&self) -> f64 {
+        self.phone_head.as_ref().map_or(0.0, PhoneHead::weight)
     }
 
     /// Log-probs of texts in their order as long as the work is bounded; `None` for those behind, and for those that the vocabulary cannot spell or
@@ -127,24 +158,51 @@ fn common(left: &[u32], right: &[u32]) -> usize {
         .count()
 }
 
+/// What a second listener heard of an utterance.
+struct Heard {
+    memory: Memory,
+    /// Probabilities of the phones, `(frames, classes)`; empty where it says none.
+    phones: Vec<f32>,
+    /// What it would write, with the natural log-probabilities.
+    own: Vec<(String, f64)>,
+}
+
+impl SecondListener {
+    fn hear(&self, frames: &[f32]) -> Heard {
+        let mut read = Read::default();
+        let encoded = self.encoder.encode_watched(frames, &mut |layer, encoded| {
+            if let Some(head) = &self.phone_head {
+                head.read(layer, encoded, &mut read);
+            }
+        });
+        let memory = self.decoder.memory(&encoded);
+        let spoken = frames.len() / self.hears().frame_len();
+        let most_tokens = (spoken as f64 * TOKENS_PER_FRAME) as usize + MORE_TOKENS;
+        let own = self.decoder.search(&memory, OWN_TEXTS, most_tokens).into_iter();
+        let vocabulary = self.decoder.vocabulary();
+        Heard {
+            phones: match &self.phone_head {
+                Some(head) => head.probabilities(read),
+                None => Vec::new(),
+            },
+            own: own
+                .map(|(ids, log_prob)| (vocabulary.decode(&ids), log_prob))
+                .collect(),
+            memory,
+        }
+    }
+}
+
 impl TextScorer for SecondListener {
     fn hears(&self) -> Hears {
         Hears::Features(self.encoder.values_per_frame())
     }
 
     fn judge(&self, frames: &[f32], texts: &[String]) -> Judgement {
-        let encoded = self.encoder.encode(frames);
-        let memory = self.decoder.memory(&encoded);
-        let spoken = frames.len() / self.hears().frame_len();
-        let most_tokens = (spoken as f64 * TOKENS_PER_FRAME) as usize + MORE_TOKENS;
-        let own = self.decoder.search(&memory, OWN_TEXTS, most_tokens);
-        let vocabulary = self.decoder.vocabulary();
+        let heard = self.hear(frames);
         Judgement {
-            log_probs: self.log_probs_of(&memory, texts),
-            found: own
-                .into_iter()
-                .map(|(ids, log_prob)| (vocabulary.decode(&ids), log_prob))
-                .collect(),
+            log_probs: self.log_probs_of(&heard.memory, texts),
+            found: heard.own,
         }
     }
 }
