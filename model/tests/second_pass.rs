@@ -12,8 +12,12 @@ use std::sync::Arc;
 
 use sample::heard;
 use waxwing_model::Model;
-use waxwing_model::model::{Parts, TEXT_TOKENS_FILE};
+use waxwing_model::device::Device;
+use waxwing_model::error::ModelError;
+use waxwing_model::loader::WEIGHTS_FILE;
+use waxwing_model::model::{CONFIG_FILE, PRONUNCIATIONS_FILE, Parts, TEXT_TOKENS_FILE, TOKENS_FILE};
 use waxwing_model::pauses;
+use waxwing_model::precision::Precision;
 use waxwing_model::transcript::{Decoding, Judgement, TextScorer, TranscriberOptions, Utterance};
 
 fn directory() -> PathBuf {
@@ -35,29 +39,41 @@ fn finals(model: &Model, steps: &[(Vec<f32>, Vec<f32>)], decoding: Decoding) -> 
     finals
 }
 
-#[test]
-fn the_second_listener_knows_what_was_said() {
-    let model = Model::load(&directory()).unwrap();
-    let listener = model.second_listener().unwrap();
-    let steps = heard(&model);
+/// The features of the page's sample, what the model says in it, and the same words in two other orders: as many, so that length says nothing.
+fn said_and_turned(model: &Model) -> (Vec<f32>, Vec<String>, [String; 3]) {
+    let steps = heard(model);
     let frames: Vec<f32> = steps.iter().flat_map(|(_, features)| features).copied().collect();
-    assert_eq!(frames.len() % listener.hears().frame_len(), 0);
-    let said: Vec<String> = finals(&model, &steps, model.default_decoding())
+    let said: Vec<String> = finals(model, &steps, model.default_decoding())
         .iter()
         .flat_map(|last| &last.words)
         .map(|word| word.word.clone())
         .collect();
     assert!(said.len() > 5, "{said:?}");
-    let right = said.join(" ");
-    // As many words, so that length says nothing.
     let backwards: Vec<&str> = said.iter().rev().map(String::as_str).collect();
     let (first, second) = said.split_at(said.len() / 2);
     let turned = [second, first].concat().join(" ");
-    let texts = [right, backwards.join(" "), turned, "\u{4f60}".into()];
+    let texts = [said.join(" "), backwards.join(" "), turned];
+    (frames, said, texts)
+}
+
+#[test]
+fn the_second_listener_knows_what_was_said() {
+    let model = Model::load(&directory()).unwrap();
+    let (frames, said, texts) = said_and_turned(&model);
+    // By what it would write alone, and by the phones that it hears too.
+    let listener: Arc<dyn TextScorer> = model.second_listener().cloned().unwrap();
+    for scorer in [&listener, model.text_scorer().unwrap()] {
+        knows(scorer.as_ref(), &frames, &said, &texts);
+    }
+}
+
+fn knows(scorer: &dyn TextScorer, frames: &[f32], said: &[String], texts: &[String; 3]) {
+    assert_eq!(frames.len() % scorer.hears().frame_len(), 0);
+    let texts = [texts.as_slice(), &["\u{4f60}".into()]].concat();
     let Judgement {
         log_probs: scores,
         found,
-    } = listener.judge(&frames, &texts);
+    } = scorer.judge(frames, &texts);
     let (own, log_prob) = &found[0];
     let heard_too = said
         .iter()
@@ -74,6 +90,81 @@ fn the_second_listener_knows_what_was_said() {
         assert!(right > other, "{scores:?}");
     }
     assert_eq!(scores.last(), Some(&None), "no vocabulary spells this");
+}
+
+/// The sum of what the text decoder says and of what the phones say, times a weight: none of them where it is 0, twice as much where it is doubled.
+#[test]
+fn the_phones_of_a_second_listener_count_by_their_weight() {
+    let model = Model::load(&directory()).unwrap();
+    let (frames, _, texts) = said_and_turned(&model);
+    let shipped = model.config().second_listener.as_ref().unwrap();
+    let weight = shipped.phone_head.as_ref().unwrap().weight;
+    let judged = |weight: f32| -> Vec<f64> {
+        let model = reconfigured(|config| {
+            config["second_listener"]["phone_head"]["weight"] = weight.into();
+        });
+        let judgement = model.unwrap().text_scorer().unwrap().judge(&frames, &texts);
+        judgement.log_probs.into_iter().map(Option::unwrap).collect()
+    };
+    let written = model.second_listener().unwrap().judge(&frames, &texts);
+    let (none, once, twice) = (judged(0.0), judged(weight), judged(2.0 * weight));
+    for ((none, written), (once, twice)) in none.iter().zip(written.log_probs).zip(once.iter().zip(&twice)) {
+        assert_eq!(Some(*none), written);
+        assert!(once < none && ((twice - none) - 2.0 * (once - none)).abs() < 1e-6 * twice.abs());
+    }
+}
+
+/// The shipped model with another configuration.
+fn reconfigured(change: impl Fn(&mut serde_json::Value)) -> Result<Model, ModelError> {
+    let read = |name: &str| std::fs::read(directory().join(name)).unwrap();
+    let text = |name: &str| String::from_utf8(read(name)).unwrap();
+    let mut config = serde_json::from_str(&text(CONFIG_FILE)).unwrap();
+    change(&mut config);
+    let parts = Parts {
+        config_json: &config.to_string(),
+        tokens_txt: &text(TOKENS_FILE),
+        text_tokens_txt: Some(&text(TEXT_TOKENS_FILE)),
+        pronunciations: Some(&read(PRONUNCIATIONS_FILE)),
+        safetensors: &read(WEIGHTS_FILE),
+    };
+    Model::from_parts_in(&parts, &Device::Cpu, Precision::F32)
+}
+
+#[test]
+fn phones_of_a_second_listener_that_nobody_can_use_are_refused() {
+    let refused = |change: &dyn Fn(&mut serde_json::Value)| reconfigured(change).unwrap_err().to_string();
+    let nameless = refused(&|config| drop(config.as_object_mut().unwrap().remove("phones")));
+    assert!(
+        nameless.contains("second_listener.phone_head: expected the names of its phones"),
+        "{nameless}"
+    );
+    let headless = refused(&|config| {
+        drop(
+            config["second_listener"]
+                .as_object_mut()
+                .unwrap()
+                .remove("phone_head"),
+        )
+    });
+    assert!(
+        headless.contains("a phone head in its second listener"),
+        "{headless}"
+    );
+    let wrong = refused(&|config| {
+        let head = &mut config["second_listener"]["phone_head"];
+        head["weight"] = (-1.0).into();
+        head["hidden_dim"] = 0.into();
+    });
+    assert!(
+        wrong.contains("phone_head.weight: expected 0 to 10, found -1")
+            && wrong.contains("phone_head.hidden_dim: expected 1 to 65536, found 0"),
+        "{wrong}"
+    );
+    let wider = refused(&|config| config["second_listener"]["phone_head"]["order"] = 5.into());
+    assert!(
+        wider.contains("phone_head.layers.0.memory.weight: expected shape [512, 1, 11]"),
+        "{wider}"
+    );
 }
 
 #[test]
@@ -150,9 +241,7 @@ fn a_second_listener_without_its_vocabulary_or_a_head_is_refused() {
         pronunciations: None,
         safetensors: &weights,
     };
-    let device = waxwing_model::device::Device::Cpu;
-    let load =
-        |parts: &Parts<'_>| Model::from_parts_in(parts, &device, waxwing_model::precision::Precision::F32);
+    let load = |parts: &Parts<'_>| Model::from_parts_in(parts, &Device::Cpu, Precision::F32);
     let error = load(&parts).unwrap_err().to_string();
     assert!(
         error.contains(TEXT_TOKENS_FILE) && error.contains("missing"),
