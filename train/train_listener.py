@@ -22,9 +22,8 @@ import evaluate
 from data import batches, favoured
 from features import HOP, LOG_FLOOR, features
 from model import LEFT_CONTEXT, RIGHT_CONTEXT, Model, load_whisper
-from progress import Progress
+from run_state import Run
 from text_decoder import END, SILENT, START, TextDecoder, Vocabulary, choose, load_whisper_decoder
-from train import Average
 
 PADDING = 50                                                   # frames of silence behind an utterance: a second
 RANGE = 2.0                                                    # of features: eight decades, as Whisper's own have
@@ -125,38 +124,25 @@ def main():
     groups = [{"params": [p for name, p in decoder.named_parameters() if is_reading[name] == reads], "peak": options.rate * share}
               for reads, share in ((True, 1.0), (False, options.writing))]
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
-    average, last, step, heard, spent = Average(decoder), options.out / "last.pt", 0, 0.0, 0.0
-    if last.exists():
-        saved = torch.load(last, map_location=device, weights_only=False)
-        decoder.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        average.weights, average.count, step, heard, spent = (saved[name] for name in ("average", "count", "step", "heard", "spent"))
+    run = Run(options, decoder, optimizer)
     tests = evaluate.watched(options.test)
     source = batches(options.speech, {"words": vocabulary}, (64, LEFT_CONTEXT, RIGHT_CONTEXT), 1, longest=14, seconds=options.seconds, seed=int(time.time()), held_out=options.held_out,
                      joined=options.joined, strength=options.strength, masks=options.masks,
                      favour=favoured(options.favour))
 
     def checkpoint():
-        torch.save({"model": decoder.state_dict(), "optimizer": optimizer.state_dict(), "average": average.weights, "count": average.count,
-                    "step": step, "heard": heard, "spent": spent}, last.with_suffix(".tmp"))
-        last.with_suffix(".tmp").rename(last)
+        run.save()
         judged = TextDecoder(len(vocabulary)).to(device).eval()
-        exported = between(own, average.weights, options.keep)
+        exported = between(own, run.average.weights, options.keep)
         judged.load_state_dict(exported)
         encoder = {f"encoder.{name}": value for name, value in model.state_dict().items() if not name.startswith("layer_norm")}
         torch.save({"average": exported | encoder}, options.out / "listener.pt")
-        line = {"step": step, "hours": round(heard / 3600, 2), "minutes": round(spent / 60, 1)}
-        for name, clips in tests.items():
-            result = evaluate.summary(read_alone(model, judged, vocabulary, clips), 200)
-            line[f"{name}/alone"] = [float(result["wer"]), float(result["cer"])]
-        print(json.dumps(line), flush=True)
-        with open(options.out / "log.jsonl", "a") as log:
-            log.write(json.dumps(line) + "\n")
+        results = {name: evaluate.summary(read_alone(model, judged, vocabulary, clips), 200) for name, clips in tests.items()}
+        run.log({f"{name}/alone": [float(result["wer"]), float(result["cer"])] for name, result in results.items()})
 
-    cache, recent, before, begun = [], [], spent, time.time()
-    saved_at = begun
-    bar = Progress(options.out.name, options.minutes, "min", spent / 60)
-    while spent < 60 * options.minutes:
+    cache = []
+    while run.progress < 1:
+        fresh = 0.0
         if len(cache) > 10 and random.random() < options.replay / (1 + options.replay):
             batch, encoded = random.choice(cache)
             encoded = encoded.float()
@@ -165,9 +151,9 @@ def main():
             with torch.no_grad():
                 encoded = hear(model, batch["features"].to(device), batch["lengths"])[-1]
             cache.append(({name: batch[name] for name in ("targets", "lengths")}, encoded.half()))
-            heard += batch["seconds"]
-        falling = max(0.0, 1 - (1 - spent / (60 * options.minutes)) / options.decay)
-        scale = min(1, (step + 1) / options.warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * falling)))
+            fresh = batch["seconds"]
+        falling = max(0.0, 1 - (1 - run.progress) / options.decay)
+        scale = min(1, (run.step + 1) / options.warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * falling)))
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * scale
         visible = torch.arange(encoded.shape[1], device=device) < batch["lengths"][:, None].to(device) + PADDING
@@ -178,16 +164,8 @@ def main():
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        average.update(decoder, options.average)
-        step, spent = step + 1, before + time.time() - begun
-        recent.append(loss.item())
-        bar.at(spent / 60, loss=recent[-1])
-        if len(recent) == 50:
-            print(f"step {step} loss {sum(recent) / 50:.3f} heard {heard / 3600:.2f} h in {spent / 60:.1f} min", flush=True)
-            recent = []
-        if time.time() - saved_at > options.every:
+        if run.stepped(loss.item(), fresh):
             checkpoint()
-            saved_at = time.time()
     checkpoint()
 
 

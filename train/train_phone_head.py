@@ -1,7 +1,6 @@
 """Trains the second listener's phone head on Whisper's encoder, which stays as it is: the loss of phones beside all that could have been said (phone_sequences.py). Checkpoints and resume as in train.py."""
 
 import argparse
-import json
 import math
 import time
 from pathlib import Path
@@ -15,8 +14,7 @@ from features import HOP, features
 from model import LEFT_CONTEXT, RIGHT_CONTEXT, Model, load_whisper
 from phone_head import PhoneHead
 from phones import Phones
-from progress import Progress
-from train import Average
+from run_state import Run
 from train_fsmn import ctc, halves, told_apart, usual
 from train_listener import hear
 
@@ -80,12 +78,7 @@ def main():
     model = load_whisper(Model(4, {}), options.whisper).eval().to(device).requires_grad_(False)
     head, judged = PhoneHead().to(device), PhoneHead().to(device).eval()
     optimizer = torch.optim.AdamW(head.parameters(), lr=0.0, weight_decay=0.01)
-    average, last, step, heard, spent = Average(head), options.out / "last.pt", 0, 0.0, 0.0
-    if last.exists():
-        saved = torch.load(last, map_location=device, weights_only=False)
-        head.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        average.weights, average.count, step, heard, spent = (saved[name] for name in ("average", "count", "step", "heard", "spent"))
+    run = Run(options, head, optimizer)
     tests = evaluate.watched(options.test)
     speech = Spoken(options.speech, {"characters": Tokens()}, (64, LEFT_CONTEXT, RIGHT_CONTEXT), options.seconds, int(time.time()), options.joined, options.strength, options.masks, 14,
                     options.held_out, favour=favoured(options.favour))
@@ -93,42 +86,26 @@ def main():
     follows = usual(options.speech, options.held_out)
 
     def checkpoint():
-        torch.save({"model": head.state_dict(), "optimizer": optimizer.state_dict(), "average": average.weights, "count": average.count, "step": step, "heard": heard, "spent": spent}, last.with_suffix(".tmp"))
-        last.with_suffix(".tmp").rename(last)
-        torch.save({"average": average.weights}, options.out / "phone_head.pt")
-        judged.load_state_dict(average.weights)
-        line = {"step": step, "hours": round(heard / 3600, 2), "minutes": round(spent / 60, 1)} | {f"{name}/phones": wrong_phones(model, judged, clips) for name, clips in tests.items()}
-        print(json.dumps(line), flush=True)
-        with open(options.out / "log.jsonl", "a") as log:
-            log.write(json.dumps(line) + "\n")
+        run.save()
+        torch.save({"average": run.average.weights}, options.out / "phone_head.pt")
+        judged.load_state_dict(run.average.weights)
+        run.log({f"{name}/phones": wrong_phones(model, judged, clips) for name, clips in tests.items()})
 
-    recent, before, begun = [], spent, time.time()
-    saved_at = begun
-    bar = Progress(options.out.name, options.minutes, "min", spent / 60)
-    while spent < 60 * options.minutes:
+    while run.progress < 1:
         batch = next(source)
         with torch.no_grad(), torch.autocast(device.type, kind, enabled=kind != torch.float32):
             behind = hear(model, batch["features"].to(device), batch["lengths"])
         log_probs, lengths = head([one.float() for one in behind]), batch["lengths"] + BEHIND
         asked = (log_probs, lengths, batch["phones"], batch["phones_known"])
-        loss = ctc(*asked) if step < options.plain else told_apart(*asked, follows)
+        loss = ctc(*asked) if run.step < options.plain else told_apart(*asked, follows)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
-        rate = options.rate * min(1, (step + 1) / options.warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * spent / (60 * options.minutes))))
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = options.rate * min(1, (run.step + 1) / options.warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * run.progress)))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        average.update(head, options.average)
-        step, heard, spent = step + 1, heard + batch["seconds"], before + time.time() - begun
-        recent.append(loss.item())
-        bar.at(spent / 60, loss=recent[-1])
-        if len(recent) == 50:
-            print(f"step {step} loss {sum(recent) / 50:.3f} heard {heard / 3600:.2f} h in {spent / 60:.1f} min", flush=True)
-            recent = []
-        if time.time() - saved_at > options.every:
+        if run.stepped(loss.item(), batch["seconds"]):
             checkpoint()
-            saved_at = time.time()
     checkpoint()
 
 
