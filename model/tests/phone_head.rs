@@ -2,12 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+#[path = "support/golden.rs"]
+mod golden;
 
-use candle_core::{Device, Tensor};
-use serde_json::Value;
-use waxwing_model::loader::Weights;
+use std::collections::HashMap;
+
+use candle_core::Tensor;
 use waxwing_model::precision::Precision;
 use waxwing_model::second_listener::phone_head::{PhoneHead, PhoneHeadConfig, Read, expected_tensors};
 
@@ -24,44 +24,23 @@ struct Case {
     probabilities: Vec<f32>,
 }
 
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/golden")
-        .join(name)
-}
-
-fn flat(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
-}
-
 fn cases() -> Vec<Case> {
-    let table = std::fs::read_to_string(golden("phone_head.json")).unwrap();
-    let table: Vec<Value> = serde_json::from_str(&table).unwrap();
-    let tensors = candle_core::safetensors::load(golden("phone_head.safetensors"), &Device::Cpu).unwrap();
-    let read = |(index, case): (usize, Value)| {
-        let prefix = format!("{index}.weights.");
-        let own = |(name, tensor): (&String, &Tensor)| {
-            Some((name.strip_prefix(&prefix)?.to_owned(), tensor.clone()))
-        };
-        let size = |name: &str| case[name].as_u64().unwrap() as usize;
-        Case {
-            dim: size("dim"),
-            encoder_layers: size("encoder_layers"),
-            classes: size("classes"),
-            config: serde_json::from_value(case["config"].clone()).unwrap(),
-            weights: tensors.iter().filter_map(own).collect(),
-            behind: flat(&tensors[&format!("{index}.behind")]),
-            probabilities: flat(&tensors[&format!("{index}.probabilities")]),
-        }
+    let read = |case: golden::Case| Case {
+        dim: case.size("dim"),
+        encoder_layers: case.size("encoder_layers"),
+        classes: case.size("classes"),
+        config: serde_json::from_value(case.settings["config"].clone()).unwrap(),
+        weights: case.weights(),
+        behind: case.values("behind"),
+        probabilities: case.values("probabilities"),
     };
-    table.into_iter().enumerate().map(read).collect()
+    golden::cases("phone_head").into_iter().map(read).collect()
 }
 
 impl Case {
     fn build(&self) -> PhoneHead {
         let expected = expected_tensors((self.dim, self.encoder_layers), self.classes, &self.config);
-        let bytes = safetensors::serialize(&self.weights, None).unwrap();
-        let weights = Weights::from_safetensors(&bytes, &expected).unwrap();
+        let weights = golden::read(&self.weights, &expected);
         PhoneHead::new(self.dim, &self.config, &weights, Precision::F32).unwrap()
     }
 

@@ -2,12 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+#[path = "support/golden.rs"]
+mod golden;
 
-use candle_core::{Device, Tensor};
-use serde_json::Value;
-use waxwing_model::loader::{Expected, Weights};
+use std::collections::HashMap;
+
+use candle_core::Tensor;
+use waxwing_model::loader::Expected;
 use waxwing_model::precision::Precision;
 use waxwing_model::utterance_encoder::{
     PADDING_FRAMES, UtteranceEncoder, UtteranceEncoderConfig, expected_tensors,
@@ -23,35 +24,15 @@ struct Case {
     encoded: Vec<f32>,
 }
 
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/golden")
-        .join(name)
-}
-
-fn flat(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
-}
-
 fn cases() -> Vec<Case> {
-    let table = std::fs::read_to_string(golden("utterance_encoder.json")).unwrap();
-    let table: Vec<Value> = serde_json::from_str(&table).unwrap();
-    let tensors =
-        candle_core::safetensors::load(golden("utterance_encoder.safetensors"), &Device::Cpu).unwrap();
-    let read = |(index, case): (usize, Value)| {
-        let prefix = format!("{index}.weights.");
-        let own = |(name, tensor): (&String, &Tensor)| {
-            Some((name.strip_prefix(&prefix)?.to_owned(), tensor.clone()))
-        };
-        Case {
-            num_features: case["features"].as_u64().unwrap() as usize,
-            config: serde_json::from_value(case["config"].clone()).unwrap(),
-            weights: tensors.iter().filter_map(own).collect(),
-            features: flat(&tensors[&format!("{index}.features")]),
-            encoded: flat(&tensors[&format!("{index}.encoded")]),
-        }
+    let read = |case: golden::Case| Case {
+        num_features: case.size("features"),
+        config: serde_json::from_value(case.settings["config"].clone()).unwrap(),
+        weights: case.weights(),
+        features: case.values("features"),
+        encoded: case.values("encoded"),
     };
-    table.into_iter().enumerate().map(read).collect()
+    golden::cases("utterance_encoder").into_iter().map(read).collect()
 }
 
 impl Case {
@@ -63,8 +44,7 @@ impl Case {
     ) -> UtteranceEncoder {
         let mut expected = expected_tensors(self.num_features, config);
         expected.extend_from_slice(others);
-        let bytes = safetensors::serialize(&self.weights, None).unwrap();
-        let weights = Weights::from_safetensors(&bytes, &expected).unwrap();
+        let weights = golden::read(&self.weights, &expected);
         UtteranceEncoder::new(config, self.num_features, 0.0, &weights, precision).unwrap()
     }
 }
