@@ -99,16 +99,19 @@ def unpacked(value):
     return torch.stack([bits >> place & 63 for place in (0, 6, 12, 18)], -1).flatten(1) - 32
 
 
-def read_weights(folder):
-    """The tensors of an exported encoder and its head as f32, those in whole numbers times the scales of their rows."""
+LISTENER = ("text_decoder.", "utterance_encoder.", "phone_head.")
+
+
+def read_weights(folder, listener=False):
+    """The tensors of an exported encoder and its head, or of its second listener, as f32, those in whole numbers times the scales of their rows."""
     from safetensors.torch import load_file
     stored, read = load_file(Path(folder) / "model.safetensors"), {}
     for name, value in stored.items():
-        if name.endswith(".scale") or name.startswith(("text_decoder.", "utterance_encoder.", "phone_head.")):
+        if name.endswith(".scale") or name.startswith(LISTENER) != listener:
             continue
         if f"{name}.scale" in stored:
             value = unpacked(value) if value.dtype == torch.uint8 else value
-            scale = stored[f"{name}.scale"]
+            scale = stored[f"{name}.scale"].float()
             read[name] = value.float() * scale.reshape(-1, *[1] * (value.dim() - 1))
         else:
             read[name] = value.float()

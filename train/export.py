@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 import fsmn
 import phone_head
 from data import Tokens
-from evaluate import mean_weights
+from evaluate import LISTENER, mean_weights
 from features import HOP, LEFT, LOG_FLOOR, N_FFT, NUM_MELS, RATE
 from model import DIM, HEADS, LEFT_CONTEXT, PERIOD, RIGHT_CONTEXT, SEGMENT
 from phones import NAMES
@@ -40,6 +40,7 @@ def without_key_bias(value):
     return torch.cat([torch.zeros(DIM), value[DIM:]])
 
 
+MOST_TOKENS = 160                                              # places of a text: an utterance is heard again after eight seconds at most
 SHARED_LAYERS = 1                                              # of Whisper's, with the stem: the streaming encoder has them as they are, and lends them
 
 
@@ -64,7 +65,7 @@ def packed(whole):
 
 
 def rounded(state, bits):
-    """Rows of matrices as whole numbers of 8 or 6 bits, with ``NAME.scale``, what 1 stands for in each row; those of convolutions always 8."""
+    """Rows of matrices as whole numbers of 8 or 6 bits, with ``NAME.scale``, what 1 stands for in each row; those of convolutions always 8. The second listener's scales are f16, since its products are in whole numbers."""
     made = {}
     for name, value in state.items():
         if value.dim() < 2 or bits == 16:
@@ -73,7 +74,9 @@ def rounded(state, bits):
         rows, own = value.float().flatten(1), bits if value.dim() == 2 and value.shape[1] % 4 == 0 else 8
         most = 2 ** (own - 1) - 1
         scale = scales(rows, most) if own < 8 else rows.abs().amax(1).clamp_min(1e-12) / most
-        whole = (rows / scale[:, None]).round().clamp(-most - 1, most)
+        if name.startswith(LISTENER):
+            scale = scale.clamp_min(2 ** -14).half()           # what f16 has all its bits for
+        whole = (rows / scale.float()[:, None]).round().clamp(-most - 1, most)
         made[name] = packed(whole) if own == 6 else whole.to(torch.int8).reshape(value.shape).contiguous()
         made[f"{name}.scale"] = scale.contiguous()
     return made
@@ -86,6 +89,7 @@ def second_listener(file):
     for name, value in weights.items():
         if not name.startswith("encoder."):
             state[f"text_decoder.{name}"] = without_key_bias(value) if name.endswith("key_value.bias") else value
+    state["text_decoder.positions"] = state["text_decoder.positions"][:MOST_TOKENS]
     own = {name[len("encoder."):]: value for name, value in weights.items() if name.startswith("encoder.")}
     for name, value in listening_names(own):
         state[f"utterance_encoder.{name}"] = without_key_bias(value) if name.endswith("key_value.bias") else value

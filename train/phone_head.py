@@ -8,7 +8,7 @@ from model import DIM
 from phones import PHONES
 
 LAYERS, HIDDEN, ORDER = 2, 512, 4                              # ORDER: frames that a memory sees on each side
-WEIGHT = 0.3                                                   # of the phones beside the text decoder, chosen on the development sets (NOTES.md, section 21)
+WEIGHT = 0.4                                                   # of the phones beside the text decoder, chosen on the development sets (NOTES.md, section 21)
 
 
 class Layer(nn.Module):

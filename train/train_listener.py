@@ -53,9 +53,9 @@ def rows_of(batch, vocabulary):
     return inputs, targets
 
 
-def hear(model, spectrum, lengths):
-    """(batch, feature frames, 80) and output frames of speech -> [(batch, longest + PADDING, DIM)] behind each layer, before the last norm."""
-    frames = int(lengths.max()) + PADDING
+def hear(model, spectrum, lengths, padding=PADDING):
+    """(batch, feature frames, 80) and output frames of speech -> [(batch, longest + padding, DIM)] behind each layer, before the last norm."""
+    frames = int(lengths.max()) + padding
     spectrum = spectrum[:, : 2 * frames + 1]
     spectrum = F.pad(spectrum, (0, 0, 0, 2 * frames + 1 - spectrum.shape[1]), value=SILENCE)
     x, visible = model.enter(torch.maximum(spectrum, spectrum.amax((1, 2), keepdim=True) - RANGE), context="whole")

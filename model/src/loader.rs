@@ -56,7 +56,7 @@ impl Weights {
     /// the file is `f64` if any of its tensors is.
     ///
     /// A tensor of two dimensions or more may be stored as 8-bit integers: `NAME` of type I8 and, beside it, `NAME.scale`,
-    /// F32 with one value for each of its rows (the first dimension). It becomes `f32`, each integer times its row's scale. A matrix may also be stored in
+    /// F16 or F32 with one value for each of its rows (the first dimension). It becomes `f32`, each integer times its row's scale. A matrix may also be stored in
     /// 6 bits: type U8 and shape `(rows, columns / 4, 3)`, four integers from −32 to 31 in three bytes, each with 32 added, the lowest bits first.
     ///
     /// # Errors
@@ -250,22 +250,23 @@ fn integers(view: &TensorView<'_>) -> Vec<i8> {
 /// Values of a tensor of integers, each row times its scale; or what is wrong with the scale.
 fn scaled(file: &SafeTensors<'_>, name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, String> {
     let rows = view.shape().first().copied().unwrap_or(0);
-    let scale = file
-        .tensor(&format!("{name}{SCALE}"))
-        .map_err(|_| format!("missing, expected type F32 of shape [{rows}] beside a tensor of integers"))?;
-    if scale.dtype() != Dtype::F32 || scale.shape() != [rows] {
+    let scale = file.tensor(&format!("{name}{SCALE}")).map_err(|_| {
+        format!("missing, expected type F16 or F32 of shape [{rows}] beside a tensor of integers")
+    })?;
+    let dtype = match scale.dtype() {
+        Dtype::F16 => Some(DType::F16),
+        Dtype::F32 => Some(DType::F32),
+        _ => None,
+    };
+    let Some(dtype) = dtype.filter(|_| scale.shape() == [rows]) else {
         let (dtype, shape) = (scale.dtype(), scale.shape());
         return Err(format!(
-            "expected type F32 of shape [{rows}], found {dtype:?} of {shape:?}"
+            "expected type F16 or F32 of shape [{rows}], found {dtype:?} of {shape:?}"
         ));
-    }
-    let scales: Vec<f32> = scale
-        .data()
-        .as_chunks()
-        .0
-        .iter()
-        .map(|&bytes| f32::from_le_bytes(bytes))
-        .collect();
+    };
+    let scales =
+        stored(&scale, dtype).and_then(|scales| Ok(scales.to_dtype(DType::F32)?.to_vec1::<f32>()?));
+    let scales = scales.map_err(|error| error.to_string())?;
     let bad = scales.iter().filter(|scale| !scale.is_finite()).count();
     if bad > 0 {
         return Err(format!(
@@ -379,7 +380,12 @@ mod tests {
         let load = |shape: &[usize], expected: &[usize]| {
             let file = file(&[
                 ("a", Dtype::U8, shape, bytes.clone()),
-                ("a.scale", Dtype::F32, &[2], floats(&[0.5, -1.0])),
+                (
+                    "a.scale",
+                    Dtype::F16,
+                    &[2],
+                    bytes_of(&[0x3800_u16, 0xBC00], |half| half.to_le_bytes()),
+                ),
             ]);
             Weights::from_safetensors(&file, &[("a".into(), expected.to_vec())])
         };
@@ -407,19 +413,23 @@ mod tests {
         for (tensors, problems) in [
             (
                 vec![weight(&[2, 3]), bias.clone()],
-                vec!["a.weight.scale: missing, expected type F32 of shape [2]"],
+                vec!["a.weight.scale: missing, expected type F16 or F32 of shape [2]"],
             ),
             (
                 vec![weight(&[2, 3]), scale(Dtype::F32, &[3], ones(3)), bias.clone()],
-                vec!["a.weight.scale: expected type F32 of shape [2], found F32 of [3]"],
+                vec!["a.weight.scale: expected type F16 or F32 of shape [2], found F32 of [3]"],
             ),
             (
                 vec![weight(&[2, 3]), scale(Dtype::F32, &[2, 1], ones(2)), bias.clone()],
-                vec!["a.weight.scale: expected type F32 of shape [2], found F32 of [2, 1]"],
+                vec!["a.weight.scale: expected type F16 or F32 of shape [2], found F32 of [2, 1]"],
             ),
             (
-                vec![weight(&[2, 3]), scale(Dtype::F16, &[2], vec![0; 4]), bias.clone()],
-                vec!["a.weight.scale: expected type F32 of shape [2], found F16 of [2]"],
+                vec![
+                    weight(&[2, 3]),
+                    scale(Dtype::BF16, &[2], vec![0; 4]),
+                    bias.clone(),
+                ],
+                vec!["a.weight.scale: expected type F16 or F32 of shape [2], found BF16 of [2]"],
             ),
             (
                 vec![

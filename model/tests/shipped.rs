@@ -19,6 +19,8 @@ const MODELS: [&str; 2] = ["en-emformer", "en-fsmn"];
 /// Of `tests/golden/shipped.py`.
 const SECONDS: f64 = 2.56;
 const TOLERANCE: f32 = 1e-4;
+/// Of probabilities that come of products in whole numbers of 8 and 16 bits.
+const WHOLE_NUMBERS: f32 = 2e-3;
 
 fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
@@ -124,6 +126,20 @@ fn phones_equal_the_training_codes() {
         println!("{name}: {kind} differ by {off:.2e}");
         assert!(off <= 10.0 * TOLERANCE, "{name}: {kind} differ by {off}");
     }
+}
+
+/// Of the second listener, whose products are in whole numbers.
+#[test]
+fn the_second_listeners_phones_equal_the_training_codes() {
+    let (golden, name) = (golden(), "en-emformer");
+    let model = Model::load(&repository("model/pretrained").join(name)).unwrap();
+    let listener = model.second_listener().unwrap();
+    let (features, length) = heard(&model, SECONDS);
+    let said = listener.phones(&flat(&features)[..length * model.geometry().num_features]);
+    let expected = &golden[&format!("{name}.phones")];
+    let off = max_difference(&said, &flat(expected));
+    println!("{name}: probabilities of phones differ by {off:.2e}");
+    assert!(off <= WHOLE_NUMBERS, "{name}: {off}");
 }
 
 #[test]

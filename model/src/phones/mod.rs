@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::ctc::Decoding;
 use crate::language_model::LanguageModel;
 use crate::loader::Expected;
+use crate::pauses::pause;
 use crate::transcript::{Hears, Judgement, TextScorer};
 
 pub use pronunciations::{Pronunciations, PronunciationsError};
@@ -133,6 +134,7 @@ impl PhoneJudge {
 
     /// The natural log-probability of a text by its phones in `(frames, classes)` probabilities, all its pronunciations together; `None` where the frames have no room for it.
     pub(crate) fn sounds(&self, probabilities: &[f32], text: &str) -> Option<f64> {
+        pause();
         let sounds = words_of(text).map(|word| match self.list.find(word) {
             Some(known) => Sounds::Known(self.list.of(known).collect()),
             None => Sounds::Unknown,

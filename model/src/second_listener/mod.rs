@@ -168,23 +168,32 @@ struct Heard {
 }
 
 impl SecondListener {
-    fn hear(&self, frames: &[f32]) -> Heard {
+    /// The probabilities of the phones, `(frames, classes) f32`, that it hears in `(output frames, values)` features and in the silence behind them; nothing where it says none.
+    pub fn phones(&self, features: &[f32]) -> Vec<f32> {
+        self.encode(features).1
+    }
+
+    /// What the encoder says of an utterance, and the probabilities of the phones in it.
+    fn encode(&self, features: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let Some(head) = &self.phone_head else {
+            return (self.encoder.encode(features), Vec::new());
+        };
         let mut read = Read::default();
-        let encoded = self.encoder.encode_watched(frames, &mut |layer, encoded| {
-            if let Some(head) = &self.phone_head {
-                head.read(layer, encoded, &mut read);
-            }
+        let encoded = self.encoder.encode_watched(features, &mut |layer, encoded| {
+            head.read(layer, encoded, &mut read);
         });
+        (encoded, head.probabilities(read))
+    }
+
+    fn hear(&self, frames: &[f32]) -> Heard {
+        let (encoded, phones) = self.encode(frames);
         let memory = self.decoder.memory(&encoded);
         let spoken = frames.len() / self.hears().frame_len();
         let most_tokens = (spoken as f64 * TOKENS_PER_FRAME) as usize + MORE_TOKENS;
         let own = self.decoder.search(&memory, OWN_TEXTS, most_tokens).into_iter();
         let vocabulary = self.decoder.vocabulary();
         Heard {
-            phones: match &self.phone_head {
-                Some(head) => head.probabilities(read),
-                None => Vec::new(),
-            },
+            phones,
             own: own
                 .map(|(ids, log_prob)| (vocabulary.decode(&ids), log_prob))
                 .collect(),
