@@ -16,6 +16,11 @@ SYNTHESISED = ("hibari", "festival", "flite", "espeak", "piper")    # sources of
 RATIOS = ((9, 10), (15, 16), (24, 25), (25, 24), (16, 15), (10, 9))
 
 
+def spoken(path):
+    """What CTC's best class of every frame says: equal neighbours are one, blanks (0) none."""
+    return [c for i, c in enumerate(path) if c and (i == 0 or c != path[i - 1])]
+
+
 class BytePairs:
     """Words to pieces by a list of byte-pair pieces, of which earlier ones join first, as SentencePiece does it: for a model directory, which has the list only."""
 
@@ -63,8 +68,7 @@ class Tokens:
 
     def decode(self, path):
         """Greedy: the best class of every frame -> text."""
-        kept = [c for i, c in enumerate(path) if c and (i == 0 or c != path[i - 1])]
-        return " ".join("".join(self.names[c] for c in kept).replace("▁", " ").split())
+        return " ".join("".join(self.names[c] for c in spoken(path)).replace("▁", " ").split())
 
 
 def favoured(pairs):

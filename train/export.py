@@ -112,7 +112,7 @@ def listening_names(weights):
             yield f"layers.{layer}.{parts[part]}.{kind}", value
 
 
-def export(checkpoints, head, pieces, out, blank_bias=0.0, listener=None, bits=16, pronunciations=None, says_phones=None):
+def export(checkpoints, head, pieces, out, blank_bias=0.0, listener=None, bits=16, pronunciations=None, learnt_phones=None):
     """Writes the model directory ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     weights = mean_weights(checkpoints)
@@ -141,8 +141,8 @@ def export(checkpoints, head, pieces, out, blank_bias=0.0, listener=None, bits=1
         more, sizes = second_listener(listener)
         state |= more
         shutil.copy(listener.parent / "text_tokens.txt", out)
-        if says_phones:
-            more, sizes["phone_head"] = phone_head.exported(mean_weights([says_phones]))
+        if learnt_phones:
+            more, sizes["phone_head"] = phone_head.exported(mean_weights([learnt_phones]))
             state |= more
             shutil.copy(pronunciations, out / "pronunciations.txt.gz")
     layers = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("emformer_layers."))

@@ -53,10 +53,7 @@ def run(model, samples, offset=0):
     """((frames, 5, 384) states, (frames, 2, classes) log-probabilities) of an utterance that begins at a position."""
     count = frames_of(len(samples))
     x, visible = model.enter(model.spectrum(F.pad(samples, (AHEAD, 2 * HOP_SAMPLES)), LOG_FLOOR)[None], offset)
-    states = []
-    for layer in range(len(model.emformer_layers)):
-        x = model.run(x, visible, [layer])
-        states.append(model.utterance(x)[0, :2 * count].unflatten(0, (-1, 2)))
+    states = [model.utterance(behind)[0, :2 * count].unflatten(0, (-1, 2)) for behind in model.behind(x, visible)]
     return torch.stack(states, 1).mean(2), model.heads["ctc"](model.layer_norm(states[-1])).log_softmax(-1)
 
 

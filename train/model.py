@@ -120,6 +120,12 @@ class Model(nn.Module):
             x = layer.full(x) if visible is None else layer.segments(x, visible, self.geometry)
         return x
 
+    def behind(self, x, visible):
+        """What stands behind each layer, one after the other."""
+        for layer in range(len(self.emformer_layers)):
+            x = self.run(x, visible, [layer])
+            yield x
+
     def utterance(self, x):
         """Blocks -> (batch, n L, DIM) without the right contexts; what is not in blocks stays."""
         return x[:, :, self.geometry[2]:].flatten(1, 2) if x.dim() == 4 else x

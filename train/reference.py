@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from data import spoken
 from evaluate import read_weights
 from features import features
 from model import sinusoids
@@ -103,8 +104,7 @@ class Reference:
         return torch.cat(out)
 
     def text(self, log_probs):
-        path = log_probs.argmax(-1).tolist()
-        return "".join(self.tokens[c] for i, c in enumerate(path) if c and (i == 0 or c != path[i - 1])).replace("▁", " ").strip()
+        return "".join(self.tokens[c] for c in spoken(log_probs.argmax(-1).tolist())).replace("▁", " ").strip()
 
 
 if __name__ == "__main__":

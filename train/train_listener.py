@@ -4,7 +4,7 @@ The encoder stays as it is. The decoder has to learn little: when a short record
 vocabulary. The longer it learns from our speech, the more it forgets of everybody else's, so it learns for minutes, and what is exported lies
 between the learnt weights and Whisper's own (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022). What reads the encoder
 (attention to its frames, and their norm) has the full learning rate, what writes text a third. Between fresh batches, heard ones are replayed from the
-encoder's output. Checkpoints and resume as in train.py.
+encoder's output. Checkpoints and resume by run_state.py.
 """
 
 import argparse
@@ -58,23 +58,23 @@ def hear(model, spectrum, lengths, padding=PADDING):
     frames = int(lengths.max()) + padding
     spectrum = spectrum[:, : 2 * frames + 1]
     spectrum = F.pad(spectrum, (0, 0, 0, 2 * frames + 1 - spectrum.shape[1]), value=SILENCE)
-    x, visible = model.enter(torch.maximum(spectrum, spectrum.amax((1, 2), keepdim=True) - RANGE), context="whole")
-    behind = []
-    for layer in range(len(model.emformer_layers)):
-        x = model.run(x, visible, [layer])
-        behind.append(x)
-    return behind
+    return list(model.behind(*model.enter(torch.maximum(spectrum, spectrum.amax((1, 2), keepdim=True) - RANGE), context="whole")))
+
+
+def hear_recording(model, samples):
+    """A recording alone -> ([(1, frames + PADDING, DIM)] behind each layer, frames of speech)."""
+    frames = len(samples) // (2 * HOP) + 4
+    spectrum = features(torch.from_numpy(np.ascontiguousarray(samples, np.float32)), 2 * frames + 1)
+    return hear(model, spectrum[None].to(next(model.parameters()).device), torch.tensor([frames])), frames
 
 
 @torch.no_grad()
 def read_alone(model, decoder, vocabulary, clips):
     """The decoder's own greedy transcripts, without the first pass: rows as of evaluate.score."""
-    rows, device = [], decoder.norm.weight.device
+    rows = []
     for samples, reference in clips:
-        frames = len(samples) // (2 * HOP) + 4
-        spectrum = features(torch.from_numpy(np.ascontiguousarray(samples, np.float32)), 2 * frames + 1)
-        encoded = hear(model, spectrum[None].to(device), torch.tensor([frames]))[-1][0]
-        text = vocabulary.decode(decoder.greedy(encoded, vocabulary, 8 + len(samples) // 1600))
+        behind, _ = hear_recording(model, samples)
+        text = vocabulary.decode(decoder.greedy(behind[-1][0], vocabulary, 8 + len(samples) // 1600))
         rows.append((evaluate.errors(reference.split(), text.split()), len(reference.split()), evaluate.errors(reference, text), len(reference), text))
     return rows
 

@@ -1,22 +1,20 @@
-"""Trains the second listener's phone head on Whisper's encoder, which stays as it is: the loss of phones beside all that could have been said (phone_sequences.py). Checkpoints and resume as in train.py."""
+"""Trains the second listener's phone head on Whisper's encoder, which stays as it is: the loss of phones beside all that could have been said (phone_sequences.py). Checkpoints and resume by run_state.py."""
 
 import argparse
 import math
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import evaluate
-from data import Batches, Tokens, favoured
-from features import HOP, features
+from data import Batches, Tokens, favoured, spoken
 from model import LEFT_CONTEXT, RIGHT_CONTEXT, Model, load_whisper
 from phone_head import PhoneHead
 from phones import Phones
 from run_state import Run
 from train_fsmn import ctc, halves, told_apart, usual
-from train_listener import hear
+from train_listener import hear, hear_recording
 
 BEHIND = 10                                                    # frames behind an utterance in which its last phones may still be said
 
@@ -34,15 +32,12 @@ class Spoken(Batches):
 def wrong_phones(model, head, clips):
     """Percent of the phones that the best path gets wrong, where the dictionary knows all words."""
     phones, wrong, count = Phones(), 0, 0
-    device = head.mix.device
     for samples, reference in clips:
         said = phones.encode(reference)
         if said is None:
             continue
-        frames = len(samples) // (2 * HOP) + 4
-        spectrum = features(torch.from_numpy(np.ascontiguousarray(samples, np.float32)), 2 * frames + 1)
-        path = head(hear(model, spectrum[None].to(device), torch.tensor([frames])))[0, :frames + BEHIND].argmax(-1).tolist()
-        wrong += evaluate.errors(said, [phone for i, phone in enumerate(path) if phone and (i == 0 or phone != path[i - 1])])
+        behind, frames = hear_recording(model, samples)
+        wrong += evaluate.errors(said, spoken(head(behind)[0, :frames + BEHIND].argmax(-1).tolist()))
         count += len(said)
     return round(100 * wrong / max(count, 1), 1)
 

@@ -304,6 +304,21 @@ impl Config {
     }
 }
 
+/// Requires each size of a part of a model, `(name, size, least)`, to be at least so much and at most `most`.
+pub(crate) fn require_sizes_of(
+    part: &str,
+    most: usize,
+    sizes: &[(&str, usize, usize)],
+    require: &mut dyn FnMut(bool, String),
+) {
+    for &(name, size, least) in sizes {
+        require(
+            (least..=most).contains(&size),
+            format!("{part}.{name}: expected {least} to {most}, found {size}"),
+        );
+    }
+}
+
 /// Requires every size to be at least `least` and far below what would make products of sizes overflow.
 pub(crate) fn require_sizes(require: &mut dyn FnMut(bool, String), least: usize, sizes: &[(&str, usize)]) {
     const MOST: usize = 1 << 20;

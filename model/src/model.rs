@@ -1,7 +1,7 @@
 //! A model directory, loaded and ready to serve: configuration, tokens and an encoder with a CTC head, which is stepped live or, where it
 //! cannot stream, given whole utterances.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use waxwing_frontend::features::FeatureConfig;
@@ -41,8 +41,8 @@ pub struct Model {
     transducer: Option<Arc<Networks>>,
     second_listener: Option<Arc<SecondListener>>,
     pronunciations: Option<Arc<Pronunciations>>,
-    /// Who judges the second pass.
-    text_scorer: Option<Arc<dyn TextScorer>>,
+    /// Who judges the second pass; made when it is first asked for, since a language model may come later and its words take a while.
+    text_scorer: OnceLock<Option<Arc<dyn TextScorer>>>,
     language_model: Option<Arc<LanguageModel>>,
 }
 
@@ -67,11 +67,11 @@ impl Model {
     #[must_use]
     pub fn with_language_model(mut self, language_model: Arc<LanguageModel>) -> Self {
         self.language_model = Some(language_model);
-        self.judged()
+        self.text_scorer = OnceLock::new();
+        self
     }
 
-    /// The same model with whoever judges its second pass, as it is now.
-    fn judged(mut self) -> Self {
+    fn new_text_scorer(&self) -> Option<Arc<dyn TextScorer>> {
         let phones = match (&self.pronunciations, &self.config.phones) {
             (Some(list), Some(phones)) => {
                 let (list, language_model) = (Arc::clone(list), self.language_model.clone());
@@ -80,18 +80,17 @@ impl Model {
             }
             _ => None,
         };
-        self.text_scorer = match (self.second_listener.clone(), phones) {
+        match (self.second_listener.clone(), phones) {
             (Some(listener), Some(phones)) => Some(Arc::new(WithPhones::new(listener, phones))),
             (Some(listener), None) => Some(listener),
             (None, Some(phones)) => Some(Arc::new(phones)),
             (None, None) => None,
-        };
-        self
+        }
     }
 
     /// Who judges what the second pass finds, if anybody does: a second listener, or the phones.
     pub fn text_scorer(&self) -> Option<&Arc<dyn TextScorer>> {
-        self.text_scorer.as_ref()
+        self.text_scorer.get_or_init(|| self.new_text_scorer()).as_ref()
     }
 
     /// The language model beside it, if there is one.
@@ -109,7 +108,7 @@ impl Model {
     pub fn default_decoding(&self) -> Decoding {
         let decoding = if self.transducer.is_some() {
             Decoding::default()
-        } else if self.text_scorer.is_some() {
+        } else if self.text_scorer().is_some() {
             Decoding::with_second_listener()
         } else if self.language_model.is_some() {
             Decoding::with_language_model()
@@ -233,7 +232,7 @@ impl Model {
                 options,
                 self.language_model.clone(),
             )
-            .with_text_scorer(self.text_scorer.clone()),
+            .with_text_scorer(self.text_scorer().cloned()),
         }
     }
 
@@ -242,7 +241,7 @@ impl Model {
         match &self.transducer {
             Some(networks) => Transcriber::max_transducer_state_bytes(&self.tokens, networks, decoding),
             None => {
-                let scorer = self.text_scorer.as_ref();
+                let scorer = self.text_scorer();
                 let dim = scorer.map_or(0, |scorer| scorer.hears().frame_len());
                 Transcriber::max_state_bytes(&self.tokens, self.output_frame_seconds(), decoding, dim)
             }

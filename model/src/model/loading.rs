@@ -1,7 +1,7 @@
 //! From files to a model: everything that is wrong with any of them is found at once.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use waxwing_frontend::features::FeatureConfig;
 
@@ -192,7 +192,7 @@ impl Model {
         match (weights, tokens, config.features.clone()) {
             (Some(weights), Some(tokens), Some(features)) if problems.is_empty() => Ok(Self {
                 pronunciations: pronunciations.map(Arc::new),
-                text_scorer: None,
+                text_scorer: OnceLock::new(),
                 encoder: match cannot_stream {
                     None => Executor::Steps(architecture::streaming_encoder_in(
                         &config, &weights, device, precision,
@@ -220,8 +220,7 @@ impl Model {
                 features,
                 tokens: Arc::new(tokens),
                 language_model: None,
-            }
-            .judged()),
+            }),
             _ => Err(ModelError::Invalid { problems }),
         }
     }

@@ -6,7 +6,7 @@
 use candle_core::DType;
 use serde::{Deserialize, Serialize};
 
-use crate::config::Activation;
+use crate::config::{Activation, require_sizes_of};
 use crate::encoder::kernels::{Linear, Norm, activate, softmax_rows, vectorised};
 use crate::error::ModelError;
 use crate::loader::{Expected, Weights};
@@ -37,16 +37,12 @@ pub struct PhoneHeadConfig {
 impl PhoneHeadConfig {
     /// Reports everything that contradicts itself.
     pub fn problems(&self, require: &mut dyn FnMut(bool, String)) {
-        for (name, size, least) in [
+        let sizes = [
             ("num_layers", self.num_layers, 0),
             ("hidden_dim", self.hidden_dim, 1),
             ("order", self.order, 0),
-        ] {
-            require(
-                (least..=MOST).contains(&size),
-                format!("phone_head.{name}: expected {least} to {MOST}, found {size}"),
-            );
-        }
+        ];
+        require_sizes_of("phone_head", MOST, &sizes, require);
         require(
             (0.0..=10.0).contains(&self.weight),
             format!("phone_head.weight: expected 0 to 10, found {}", self.weight),

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::require_sizes_of;
 use crate::loader::Expected;
 use crate::transformer::{affine, attention_tensors, expected_tensors as layer_tensors};
 
@@ -33,17 +34,13 @@ impl TextDecoderConfig {
 
     /// Reports everything that contradicts itself, or an encoder whose frames are `dim` wide.
     pub fn problems(&self, dim: usize, require: &mut dyn FnMut(bool, String)) {
-        for (name, size, least) in [
+        let sizes = [
             ("num_layers", self.num_layers, 1),
             ("num_heads", self.num_heads, 1),
             ("ffn_dim", self.ffn_dim, 1),
             ("max_tokens", self.max_tokens, PROMPT_TOKENS + 1),
-        ] {
-            require(
-                (least..=MOST).contains(&size),
-                format!("text_decoder.{name}: expected {least} to {MOST}, found {size}"),
-            );
-        }
+        ];
+        require_sizes_of("text_decoder", MOST, &sizes, require);
         require(
             self.num_heads == 0 || (dim > 0 && dim.is_multiple_of(self.num_heads)),
             format!(

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::require_sizes_of;
 use crate::loader::Expected;
 use crate::transformer::{affine, expected_tensors as layer_tensors};
 
@@ -35,18 +36,14 @@ const MOST: usize = 1 << 16;
 impl UtteranceEncoderConfig {
     /// Reports everything that contradicts itself.
     pub fn problems(&self, require: &mut dyn FnMut(bool, String)) {
-        for (name, size, least) in [
+        let sizes = [
             ("dim", self.dim, 4),
             ("num_layers", self.num_layers, 1),
             ("num_heads", self.num_heads, 1),
             ("ffn_dim", self.ffn_dim, 1),
             ("max_frames", self.max_frames, super::PADDING_FRAMES + 1),
-        ] {
-            require(
-                (least..=MOST).contains(&size),
-                format!("utterance_encoder.{name}: expected {least} to {MOST}, found {size}"),
-            );
-        }
+        ];
+        require_sizes_of("utterance_encoder", MOST, &sizes, require);
         require(
             self.shared_layers <= self.num_layers,
             format!(
