@@ -88,6 +88,9 @@ pub(super) fn engine_options(config: &Config, device: &Device) -> EngineOptions 
         // A device has one queue: a second thread would only wait for it.
         options.workers = 1;
     }
+    // Where workers leave a processor free the sockets have it.
+    let all = EngineOptions::default().workers;
+    options.counts_sockets = device.is_cpu() && options.workers >= all;
     options.slots = (config.slots > 0).then_some(config.slots);
     options.decoding = config.decoding.over(Decoding::default());
     options

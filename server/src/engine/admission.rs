@@ -2,9 +2,11 @@
 //! stream gets its place at once or is refused at once.
 //!
 //! Every model has a cost, the share of one worker that a live stream of it takes. Warm-up measures it. Live streams
-//! are admitted while their costs stay within the budget, a fixed part of all worker time; when segments become late
-//! or the workers too busy with speech, the budget is lowered at once, and it recovers slowly. Files do not take
-//! part in the budget, since their segments wait for live ones; they have a bound of their own.
+//! are admitted while their costs stay within the budget, a fixed part of all worker time. What the estimate does not know
+//! (sockets, a resampler of another rate, a neighbour on the same cores) is seen while the server runs: what live streams
+//! are measured to take counts where it is more. When segments are answered late all the same, the budget shrinks at
+//! once to less than what is taken, and it recovers slowly. Files do not take part in the budget, since their segments
+//! wait for live ones; they have a bound of their own.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -14,15 +16,19 @@ use crate::wire::code::ErrorCode;
 
 /// Part of all worker time that live streams may take: the rest absorbs what comes at once.
 pub const BUDGET_SHARE: f64 = 0.7;
-/// Share of worker time for live rows above which the budget is lowered.
-const BUSY_LIMIT: f64 = 0.85;
-/// How far back lateness and load are looked at, and how long a lowered budget is left to show its effect.
+/// A live segment that is answered so long after it was complete is late: clients see it as a miss.
+pub(super) const LATE_AFTER: Duration = Duration::from_millis(100);
+/// One late segment in so many lowers the budget; fewer segments than that judge nothing.
+const ONE_LATE_IN: u32 = 50;
+/// How far back answers and load are looked at, and how long a lowered budget is left to show its effect.
 const WINDOW: Duration = Duration::from_secs(5);
-/// What is left of the budget when it is lowered, and what comes back in each quiet window.
+/// What is seen is added up in slices of this length.
+const SLICE: Duration = Duration::from_millis(250);
+/// The part of what is taken that a lowered budget allows, and the part of the whole budget that comes back in each quiet window.
 const LOWERED_TO: f64 = 0.85;
 const RAISED_BY: f64 = 0.05;
 /// The budget never falls below this part: one late second must not empty a server.
-const SMALLEST_FACTOR: f64 = 0.2;
+const SMALLEST_PART: f64 = 0.2;
 
 /// Why there is no place, and when to ask again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,19 +50,46 @@ pub struct AdmissionLimits {
     pub files: usize,
 }
 
+/// What a worker has just done.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Done {
+    /// Seconds by the clock that it took for live streams.
+    pub live_seconds: f64,
+    /// The same for files.
+    pub file_seconds: f64,
+    /// Live segments that were answered.
+    pub answered: u32,
+    /// Those of them that were answered later than [`LATE_AFTER`].
+    pub late: u32,
+}
+
+/// What was seen in a stretch of time.
+#[derive(Debug, Clone, Copy)]
+struct Slice {
+    began: Instant,
+    done: Done,
+    /// Seconds of processor time that the whole process used, as far as it is known.
+    processor_seconds: f64,
+    /// Costs of the live streams that came, less those of the ones that left.
+    change: f64,
+}
+
 /// See the [module](self).
 #[derive(Debug, Clone)]
 pub struct Admission {
     limits: AdmissionLimits,
-    /// What is left of the budget, 1 when all is well.
-    factor: f64,
+    /// Workers that live streams may fill now.
+    budget: f64,
     /// Costs of the live streams.
     spent: f64,
     live: usize,
     files: usize,
     draining: bool,
-    /// Observed live batches: when, lateness in seconds (negative when early), seconds of work.
-    observed: VecDeque<(Instant, Option<f64>, f64)>,
+    /// The last [`WINDOW`], oldest first.
+    seen: VecDeque<Slice>,
+    /// When the processor was last looked at, and the process's time on it until then.
+    processor: Option<(Instant, Duration)>,
+    /// When the budget was last changed.
     changed: Option<Instant>,
 }
 
@@ -65,12 +98,13 @@ impl Admission {
     pub fn new(limits: AdmissionLimits) -> Self {
         Self {
             limits,
-            factor: 1.0,
+            budget: limits.workers as f64 * BUDGET_SHARE,
             spent: 0.0,
             live: 0,
             files: 0,
             draining: false,
-            observed: VecDeque::new(),
+            seen: VecDeque::new(),
+            processor: None,
             changed: None,
         }
     }
@@ -89,7 +123,7 @@ impl Admission {
         }
         self.judge(now);
         let full = match class {
-            Class::Live => self.live >= self.live_capacity(cost),
+            Class::Live => self.live >= self.live_capacity(now, cost),
             Class::File => self.files >= self.limits.files,
         };
         if full {
@@ -102,6 +136,7 @@ impl Admission {
             Class::Live => {
                 self.live += 1;
                 self.spent += cost;
+                self.slice(now).change += cost;
             }
             Class::File => self.files += 1,
         }
@@ -109,12 +144,13 @@ impl Admission {
     }
 
     /// Gives a place back.
-    pub fn release(&mut self, class: Class, cost: f64) {
+    pub fn release(&mut self, now: Instant, class: Class, cost: f64) {
         match class {
             Class::Live => {
                 debug_assert!(self.live > 0, "a live place was given back twice");
                 self.live = self.live.saturating_sub(1);
                 self.spent = if self.live == 0 { 0.0 } else { self.spent - cost };
+                self.slice(now).change -= cost;
             }
             Class::File => {
                 debug_assert!(self.files > 0, "a file's place was given back twice");
@@ -128,24 +164,23 @@ impl Admission {
         self.draining = true;
     }
 
-    /// Takes note of a batch with live rows: how late its latest row was and how long the live rows took.
-    pub fn observe(&mut self, now: Instant, lateness_seconds: f64, work_seconds: f64) {
-        self.observed
-            .push_back((now, Some(lateness_seconds), work_seconds));
-        self.judge(now);
-    }
-
-    /// Takes note of work for live streams that is never late for anybody, such as a judgement.
-    pub fn observe_work(&mut self, now: Instant, work_seconds: f64) {
-        self.observed.push_back((now, None, work_seconds));
+    /// Takes note of what a worker has done. `processor` is the time on the processor of the whole process since it began, where it can
+    /// be had: what is beyond the workers' own is the sockets'.
+    pub fn observe(&mut self, now: Instant, done: Done, processor: Option<Duration>) {
+        let used = processor.map_or(0.0, |total| self.processor_since_last(now, total));
+        let slice = self.slice(now);
+        slice.done.live_seconds += done.live_seconds;
+        slice.done.file_seconds += done.file_seconds;
+        slice.done.answered += done.answered;
+        slice.done.late += done.late;
+        slice.processor_seconds += used;
         self.judge(now);
     }
 
     /// Live streams of this cost that there is room for in all, taken ones included.
-    pub fn live_capacity(&self, cost: f64) -> usize {
-        let budget = self.limits.workers as f64 * BUDGET_SHARE * self.factor;
+    pub fn live_capacity(&self, now: Instant, cost: f64) -> usize {
         // What fits exactly is not lost to rounding.
-        let further = ((budget - self.spent) / cost.max(1e-9) + 1e-6).max(0.0) as usize;
+        let further = ((self.budget - self.taken(now)) / cost.max(1e-9) + 1e-6).max(0.0) as usize;
         (self.live + further).max(1).min(self.limits.live)
     }
 
@@ -166,42 +201,85 @@ impl Admission {
 
     /// A guess at when a place may be free: longer while the budget is lowered.
     pub fn retry_after(&self) -> Duration {
-        if self.factor < 1.0 {
+        if self.budget < self.whole_budget() {
             WINDOW
         } else {
             Duration::from_secs(2)
         }
     }
 
-    /// Lowers the budget when the last window was late or too busy, raises it when a whole window was fine.
-    fn judge(&mut self, now: Instant) {
-        while self
-            .observed
-            .front()
-            .is_some_and(|(at, ..)| now.duration_since(*at) > WINDOW)
-        {
-            self.observed.pop_front();
+    fn whole_budget(&self) -> f64 {
+        self.limits.workers as f64 * BUDGET_SHARE
+    }
+
+    /// Workers that the live streams fill: by their costs, or by what is measured where that is more. Who came or left within the
+    /// window is measured for a part of it only, and counts by cost for the rest.
+    fn taken(&self, now: Instant) -> f64 {
+        let window = WINDOW.as_secs_f64();
+        let (mut by_clock, mut by_processor, mut not_yet) = (0.0, 0.0, 0.0);
+        for slice in &self.seen {
+            let age = now.saturating_duration_since(slice.began).as_secs_f64();
+            if age >= window {
+                continue;
+            }
+            by_clock += slice.done.live_seconds;
+            by_processor += slice.processor_seconds - slice.done.file_seconds;
+            not_yet += slice.change * (1.0 - age / window);
         }
+        // A step that shares its core takes long by the clock; what sockets take is seen on the processor only.
+        self.spent.max(by_clock.max(by_processor) / window + not_yet)
+    }
+
+    /// Seconds on the processor since the last look, at most those of one window at their mean rate.
+    fn processor_since_last(&mut self, now: Instant, total: Duration) -> f64 {
+        let Some((at, before)) = self.processor.replace((now, total)) else {
+            return 0.0;
+        };
+        let elapsed = now.saturating_duration_since(at).as_secs_f64();
+        let used = total.saturating_sub(before).as_secs_f64();
+        used * (WINDOW.as_secs_f64() / elapsed.max(1e-9)).min(1.0)
+    }
+
+    /// The slice of now; those that are out of the window are forgotten.
+    fn slice(&mut self, now: Instant) -> &mut Slice {
+        let age = |slice: &Slice| now.saturating_duration_since(slice.began);
+        while self.seen.front().is_some_and(|slice| age(slice) >= WINDOW) {
+            self.seen.pop_front();
+        }
+        if self.seen.back().is_none_or(|slice| age(slice) >= SLICE) {
+            self.seen.push_back(Slice {
+                began: now,
+                done: Done::default(),
+                processor_seconds: 0.0,
+                change: 0.0,
+            });
+        }
+        let last = self.seen.len() - 1;
+        &mut self.seen[last]
+    }
+
+    /// Lowers the budget when too many answers of the window were late, raises it when a whole window was fine.
+    fn judge(&mut self, now: Instant) {
         if self.changed.is_some_and(|at| now.duration_since(at) < WINDOW) {
             return;
         }
-        let busy: f64 = self.observed.iter().map(|(_, _, work)| work).sum::<f64>()
-            / (WINDOW.as_secs_f64() * self.limits.workers as f64);
-        let batches = self.observed.iter().filter_map(|(_, lateness, _)| *lateness);
-        let (mut seen, mut late) = (0, 0);
-        for lateness in batches {
-            seen += 1;
-            late += usize::from(lateness > 0.0);
+        let within = self
+            .seen
+            .iter()
+            .filter(|slice| now.saturating_duration_since(slice.began) < WINDOW);
+        let (answered, late) = within.fold((0, 0), |(answered, late), slice| {
+            (answered + slice.done.answered, late + slice.done.late)
+        });
+        let whole = self.whole_budget();
+        if answered >= ONE_LATE_IN && late * ONE_LATE_IN > answered {
+            let lowered = LOWERED_TO * self.budget.min(self.taken(now));
+            self.budget = lowered.max(SMALLEST_PART * whole);
+        } else if self.budget < whole {
+            self.budget = (self.budget + RAISED_BY * whole).min(whole);
+        } else {
+            return;
         }
-        // The 95th percentile is above 0 when more than one in twenty is late; a few rows judge nothing.
-        let too_late = seen >= 20 && late * 20 > seen;
-        if too_late || busy > BUSY_LIMIT {
-            self.factor = (self.factor * LOWERED_TO).max(SMALLEST_FACTOR);
-            self.changed = Some(now);
-        } else if self.factor < 1.0 {
-            self.factor = (self.factor + RAISED_BY).min(1.0);
-            self.changed = Some(now);
-        }
+        self.changed = Some(now);
     }
 }
 
@@ -211,7 +289,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{Admission, AdmissionLimits};
+    use super::{Admission, AdmissionLimits, Done, SLICE, WINDOW};
     use crate::engine::queue::Class;
     use crate::wire::code::ErrorCode;
 
@@ -220,54 +298,159 @@ mod tests {
         live: 100,
         files: 2,
     };
+    /// Of every stream here: 14 of them fill the budget of two workers.
+    const COST: f64 = 0.1;
+
+    /// An engine that computes and answers, a quarter of a second at a time.
+    struct Busy {
+        admission: Admission,
+        now: Instant,
+        processor: Duration,
+    }
+
+    impl Busy {
+        fn with(streams: usize) -> Self {
+            let (mut admission, now) = (Admission::new(LIMITS), Instant::now());
+            for _ in 0..streams {
+                admission.admit(now, Class::Live, COST).unwrap();
+            }
+            let processor = Duration::ZERO;
+            Self {
+                admission,
+                now,
+                processor,
+            }
+        }
+
+        /// Lets windows pass in which workers do that much for live streams a second, for files, and the process takes that much.
+        fn pass(&mut self, windows: u32, live: f64, files: f64, processor: f64) {
+            let slice = SLICE.as_secs_f64();
+            for _ in 0..windows * (WINDOW.as_millis() / SLICE.as_millis()) as u32 {
+                self.now += SLICE;
+                self.processor += SLICE.mul_f64(processor);
+                let done = Done {
+                    live_seconds: live * slice,
+                    file_seconds: files * slice,
+                    answered: 10,
+                    late: 0,
+                };
+                self.admission.observe(self.now, done, Some(self.processor));
+            }
+        }
+
+        fn answer(&mut self, answered: u32, late: u32) {
+            let done = Done {
+                answered,
+                late,
+                ..Done::default()
+            };
+            self.admission.observe(self.now, done, None);
+        }
+
+        fn capacity(&self) -> usize {
+            self.admission.live_capacity(self.now, COST)
+        }
+    }
 
     #[test]
     fn live_streams_fill_the_budget_and_no_more() {
         let mut admission = Admission::new(LIMITS);
         let now = Instant::now();
         let admitted = (0..50)
-            .filter(|_| admission.admit(now, Class::Live, 0.1).is_ok())
+            .filter(|_| admission.admit(now, Class::Live, COST).is_ok())
             .count();
         assert_eq!(admitted, 14);
-        let refusal = admission.admit(now, Class::Live, 0.1).expect_err("full");
+        let refusal = admission.admit(now, Class::Live, COST).expect_err("full");
         assert_eq!(refusal.code, ErrorCode::ServerFull);
-        admission.release(Class::Live, 0.1);
-        assert!(admission.admit(now, Class::Live, 0.1).is_ok());
+        // Who comes when another one leaves finds the place.
+        admission.release(now, Class::Live, COST);
+        assert!(admission.admit(now, Class::Live, COST).is_ok());
     }
 
     #[test]
     fn files_have_a_bound_of_their_own() {
         let mut admission = Admission::new(LIMITS);
         let now = Instant::now();
-        assert!(admission.admit(now, Class::File, 0.1).is_ok());
-        assert!(admission.admit(now, Class::File, 0.1).is_ok());
-        assert!(admission.admit(now, Class::File, 0.1).is_err());
-        assert!(admission.admit(now, Class::Live, 0.1).is_ok());
+        assert!(admission.admit(now, Class::File, COST).is_ok());
+        assert!(admission.admit(now, Class::File, COST).is_ok());
+        assert!(admission.admit(now, Class::File, COST).is_err());
+        assert!(admission.admit(now, Class::Live, COST).is_ok());
     }
 
     #[test]
-    fn lateness_lowers_the_capacity_at_once_and_it_recovers_slowly() {
-        let mut admission = Admission::new(LIMITS);
-        let start = Instant::now();
-        assert_eq!(admission.live_capacity(0.1), 14);
-        for _ in 0..30 {
-            admission.observe(start, 0.1, 0.0);
-        }
-        let lowered = admission.live_capacity(0.1);
-        assert!(lowered < 14, "{lowered}");
+    fn streams_that_take_more_than_their_costs_leave_room_for_fewer() {
+        let mut busy = Busy::with(7);
+        busy.pass(1, 0.6, 0.0, 0.6);
+        assert_eq!(busy.capacity(), 14, "they take less than they cost");
+        busy.pass(1, 1.05, 0.0, 1.05);
+        assert_eq!(busy.capacity(), 7 + 3);
+    }
+
+    #[test]
+    fn what_sockets_take_counts_and_what_files_take_does_not() {
+        let mut busy = Busy::with(7);
+        busy.pass(2, 0.7, 1.2, 2.1);
+        assert_eq!(busy.capacity(), 7 + 5, "0.2 of two processors beside the workers");
+    }
+
+    #[test]
+    fn those_who_have_just_come_count_before_they_are_measured() {
+        let mut busy = Busy::with(7);
+        // Each takes half as much again as it costs.
+        busy.pass(1, 1.05, 0.0, 1.05);
+        let more = (0..10)
+            .filter(|_| busy.admission.admit(busy.now, Class::Live, COST).is_ok())
+            .count();
+        assert_eq!(more, 3);
+        busy.pass(1, 1.5, 0.0, 1.5);
+        assert_eq!(busy.capacity(), 10, "measured, they fill more than the budget");
+    }
+
+    #[test]
+    fn a_place_is_free_at_once_when_its_stream_leaves() {
+        let mut busy = Busy::with(14);
+        busy.pass(2, 1.4, 0.0, 1.4);
+        assert_eq!(busy.capacity(), 14);
+        busy.admission.release(busy.now, Class::Live, COST);
+        assert!(busy.admission.admit(busy.now, Class::Live, COST).is_ok());
+    }
+
+    #[test]
+    fn a_long_look_away_is_no_load() {
+        let mut busy = Busy::with(1);
+        busy.pass(1, 0.1, 0.0, 0.1);
+        busy.now += Duration::from_secs(3_600);
+        busy.processor += Duration::from_secs(360);
+        busy.admission
+            .observe(busy.now, Done::default(), Some(busy.processor));
+        assert_eq!(busy.capacity(), 14);
+    }
+
+    #[test]
+    fn lateness_leaves_no_room_at_once_and_it_comes_back_slowly() {
+        let mut busy = Busy::with(10);
+        busy.answer(200, 4);
+        assert_eq!(busy.capacity(), 14, "one in fifty is borne");
+        busy.answer(1, 1);
+        assert_eq!(
+            busy.capacity(),
+            10,
+            "less than what is taken: nobody is put out, nobody is let in"
+        );
         let mut windows = 0;
-        while admission.live_capacity(0.1) < 14 {
+        while busy.capacity() < 14 {
             windows += 1;
-            admission.observe(start + Duration::from_secs(6 * windows), -0.1, 0.0);
+            busy.now += WINDOW;
+            busy.answer(100, 0);
         }
-        assert!(windows >= 2, "{windows}");
+        assert!(windows > 5, "{windows}");
     }
 
     #[test]
-    fn speech_that_fills_the_workers_lowers_the_capacity() {
-        let mut admission = Admission::new(LIMITS);
-        admission.observe(Instant::now(), -0.1, 9.0);
-        assert!(admission.live_capacity(0.1) < 14);
+    fn a_few_late_answers_judge_nothing() {
+        let mut busy = Busy::with(1);
+        busy.answer(20, 20);
+        assert_eq!(busy.capacity(), 14);
     }
 
     #[test]
@@ -275,7 +458,7 @@ mod tests {
         let mut admission = Admission::new(LIMITS);
         admission.drain();
         let refusal = admission
-            .admit(Instant::now(), Class::Live, 0.1)
+            .admit(Instant::now(), Class::Live, COST)
             .expect_err("draining");
         assert_eq!(refusal.code, ErrorCode::Draining);
     }
@@ -291,7 +474,7 @@ mod tests {
             for (is_file, leaves) in actions {
                 let (class, count) = if is_file { (Class::File, &mut files) } else { (Class::Live, &mut live) };
                 if leaves && *count > 0 {
-                    admission.release(class, 0.01);
+                    admission.release(now, class, 0.01);
                     *count -= 1;
                 } else if admission.admit(now, class, 0.01).is_ok() {
                     *count += 1;

@@ -66,8 +66,8 @@ macro_rules! counters {
             pub step_time: Histogram,
             /// Duration of judgements.
             pub judgement_time: Histogram,
-            /// How far behind its deadline a live row's result was; rows in time count as 0.
-            pub lateness: Histogram,
+            /// From when a live segment is complete to when its words are there.
+            pub response_time: Histogram,
         }
 
         impl Counters {
@@ -104,7 +104,7 @@ counters! {
     partials_coalesced,
     /// Samples that front ends took, at input rates, without inserted silence (promise I9).
     samples_decoded,
-    /// Rows whose result came after their deadline.
+    /// Live segments whose words were there more than 100 ms after they were complete.
     late_rows,
     /// Rows with a non-finite value.
     non_finite_rows,

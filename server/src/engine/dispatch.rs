@@ -20,17 +20,18 @@ impl Shared {
         }
         let geometry = model.geometry();
         let segment = model.output_frame_seconds() * geometry.output_frames() as f64;
-        let deadline = match stream.class {
+        let (wanted, patience) = match stream.class {
             // A client that is ahead of its own clock waits for those who are not.
-            Class::Live => {
-                now.max(stream.started + Duration::from_secs_f64(segment_end))
-                    + Duration::from_secs_f64(segment)
-            }
+            Class::Live => (
+                now.max(stream.started + Duration::from_secs_f64(segment_end)),
+                Duration::from_secs_f64(segment),
+            ),
             // Fixed when it arrives: the longer it has waited, the earlier it comes among later ones.
-            Class::File => now + self.options.file_patience,
+            Class::File => (now, self.options.file_patience),
         };
         let ready = Ready {
-            deadline,
+            wanted,
+            deadline: wanted + patience,
             model: stream.model,
             class: stream.class,
             work,

@@ -17,6 +17,7 @@ mod memory;
 mod model;
 mod options;
 mod outbox;
+mod processor;
 pub mod queue;
 mod slots;
 mod stream;
@@ -38,7 +39,7 @@ use tracing::info;
 
 use crate::wire::code::ErrorCode;
 
-pub use self::admission::{Admission, AdmissionLimits, BUDGET_SHARE, Refusal};
+pub use self::admission::{Admission, AdmissionLimits, BUDGET_SHARE, Done, Refusal};
 pub use self::counters::{BUCKETS_MS, Counters, Histogram, HistogramSnapshot};
 pub use self::event::{Alternative, Event, Input, Utterance, Word};
 pub use self::memory::{SessionBytes, microphone};
@@ -168,7 +169,7 @@ impl Engine {
             .iter()
             .map(|(model, warmth)| {
                 let live = match model.cannot_stream() {
-                    None => admission(ceiling).live_capacity(warmth.cost),
+                    None => admission(ceiling).live_capacity(Instant::now(), warmth.cost),
                     Some(_) => 0,
                 };
                 (Arc::clone(model), warmth.cost, live + options.file_slots)

@@ -30,6 +30,9 @@ pub struct EngineOptions {
     pub file_turn: Duration,
     /// Longest audio for a model that cannot stream and so hears a file as a whole.
     pub whole_limit: Duration,
+    /// Whether what the process takes of its processors beside the workers counts as taken by live streams: in a server that is
+    /// their sockets.
+    pub counts_sockets: bool,
 }
 
 impl Default for EngineOptions {
@@ -46,6 +49,7 @@ impl Default for EngineOptions {
             file_patience: Duration::from_secs(10),
             file_turn: Duration::from_millis(20),
             whole_limit: Duration::from_secs(120),
+            counts_sockets: false,
         }
     }
 }

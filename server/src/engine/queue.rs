@@ -24,6 +24,8 @@ pub enum Work {
 /// A segment that can be stepped, or an utterance that can be judged.
 #[derive(Debug)]
 pub struct Ready<T> {
+    /// From when on its result is waited for: it was complete then, or by its client's clock will be.
+    pub wanted: Instant,
     /// When its result is due.
     pub deadline: Instant,
     /// Step or judgement.
@@ -143,6 +145,7 @@ mod tests {
         for (item, &(at, model, file, judgement)) in deadlines.iter().enumerate() {
             let class = if file { Class::File } else { Class::Live };
             queue.push(Ready {
+                wanted: start,
                 deadline: start + Duration::from_millis(at),
                 work: if judgement { Work::Judgement } else { Work::Step },
                 model,

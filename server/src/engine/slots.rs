@@ -113,7 +113,7 @@ impl SlotPool {
         };
         admission.admit(now, class, served.cost)?;
         if served.in_use >= served.total {
-            admission.release(class, served.cost);
+            admission.release(now, class, served.cost);
             return Err(full(admission));
         }
         served.in_use += 1;
@@ -163,9 +163,9 @@ impl SlotPool {
             .iter()
             .filter(|served| served.model.cannot_stream().is_none());
         SlotCounts {
-            live_capacity: streaming
-                .next()
-                .map_or(0, |served| inner.admission.live_capacity(served.cost)),
+            live_capacity: streaming.next().map_or(0, |served| {
+                inner.admission.live_capacity(Instant::now(), served.cost)
+            }),
             live: inner.admission.live(),
             files: inner.admission.files(),
         }
@@ -203,7 +203,7 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut inner = self.pool.lock();
-        inner.admission.release(self.class, self.cost);
+        inner.admission.release(Instant::now(), self.class, self.cost);
         let Some(served) = inner.served.get_mut(self.model) else {
             return;
         };

@@ -16,10 +16,12 @@ use std::time::{Duration, Instant};
 use tracing::{error, warn};
 
 use super::Shared;
+use super::admission::Done;
 use super::core::Next;
 use super::counters::count;
+use super::queue::{Ready, Work};
 use super::stream::StreamShared;
-use super::worker::{Held, fail, fail_by_panic, hand_back, panic_text, prepare};
+use super::worker::{Held, fail, fail_by_panic, hand_back, note, panic_text, prepare};
 use crate::wire::code::ErrorCode;
 
 /// Streams of models that cannot stream, in the order in which they became ready.
@@ -41,11 +43,27 @@ pub(super) fn run(shared: &Arc<Shared>) {
         warn!(%cause, "whole utterances are computed on several threads");
     }
     while let Some(stream) = next(shared) {
-        match prepare(shared, stream, Instant::now()) {
+        let began = Instant::now();
+        let ready = Ready {
+            wanted: began,
+            deadline: began,
+            work: Work::Step,
+            model: stream.model,
+            class: stream.class,
+            item: stream,
+        };
+        match prepare(shared, ready) {
             Some((held, Next::Step)) => encode(shared, held),
             Some((held, next)) => hand_back(shared, held, next),
             None => {}
         }
+        note(
+            shared,
+            Done {
+                file_seconds: began.elapsed().as_secs_f64(),
+                ..Done::default()
+            },
+        );
     }
 }
 

@@ -5,27 +5,37 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
 use waxwing_model::encoder::StepRow;
 use waxwing_model::pauses;
 
+use super::admission::{Done, LATE_AFTER};
 use super::core::{Core, Next};
 use super::counters::count;
 use super::model::StepModel;
 use super::queue::{Class, Ready, Work};
 use super::stream::{Place, StreamShared};
-use super::{Event, Input, Shared, supervisor};
+use super::{Event, Input, Shared, processor, supervisor};
 use crate::wire::code::ErrorCode;
 
 /// A stream whose core a worker holds.
 pub(super) struct Held {
     pub(super) stream: Arc<StreamShared>,
     pub(super) core: Box<Core>,
+    wanted: Instant,
     deadline: Instant,
     pub(super) events: Vec<Event>,
     consumed: usize,
+}
+
+impl Held {
+    /// Whether somebody waits for it: a file has time, and so has a client that is ahead of its own clock.
+    fn is_awaited(&self) -> bool {
+        self.stream.class == Class::Live && self.wanted <= Instant::now()
+    }
 }
 
 /// Why a worker's loop ended.
@@ -49,13 +59,12 @@ pub(super) fn run(shared: &Arc<Shared>, index: usize) -> Exit {
 
 /// Does a judgement, or steps a batch.
 fn work_on(shared: &Arc<Shared>, index: usize, batch: Vec<Ready<Arc<StreamShared>>>) -> Verdict {
-    let (mut ready, mut finished) = (Vec::with_capacity(batch.len()), Vec::new());
-    for Ready {
-        deadline, work, item, ..
-    } in batch
-    {
-        match prepare(shared, item, deadline) {
-            Some((held, Next::Step)) => ready.push(held),
+    let started = Instant::now();
+    let (mut rows, mut finished) = (Vec::with_capacity(batch.len()), Vec::new());
+    for ready in batch {
+        let work = ready.work;
+        match prepare(shared, ready) {
+            Some((held, Next::Step)) => rows.push(held),
             // It was queued as one, alone.
             Some((held, Next::Judge)) if work == Work::Judgement => return judge(shared, index, held),
             Some((held, next)) => finished.push((held, next)),
@@ -65,14 +74,15 @@ fn work_on(shared: &Arc<Shared>, index: usize, batch: Vec<Ready<Arc<StreamShared
     for (held, next) in finished {
         hand_back(shared, held, next);
     }
-    if ready.is_empty() {
+    if rows.is_empty() {
         return Verdict::Sound;
     }
-    step(shared, index, ready)
+    step(shared, index, started, rows)
 }
 
 /// Takes a stream's core and brings it to its next step, or as far as its inputs go.
-pub(super) fn prepare(shared: &Shared, stream: Arc<StreamShared>, deadline: Instant) -> Option<(Held, Next)> {
+pub(super) fn prepare(shared: &Shared, ready: Ready<Arc<StreamShared>>) -> Option<(Held, Next)> {
+    let stream = ready.item;
     let mut core = {
         let mut inner = stream.lock();
         let core = inner.core.take()?;
@@ -92,7 +102,8 @@ pub(super) fn prepare(shared: &Shared, stream: Arc<StreamShared>, deadline: Inst
     let mut held = Held {
         stream,
         core,
-        deadline,
+        wanted: ready.wanted,
+        deadline: ready.deadline,
         events,
         consumed: 0,
     };
@@ -123,8 +134,9 @@ enum Verdict {
     Broken,
 }
 
-/// Steps a batch and deals with every way it can go wrong.
-fn step(shared: &Arc<Shared>, index: usize, mut held: Vec<Held>) -> Verdict {
+/// Steps a batch, which was begun with its rows' features, and deals with every way it can go wrong.
+fn step(shared: &Arc<Shared>, index: usize, began: Instant, mut held: Vec<Held>) -> Verdict {
+    let (num_rows, num_awaited) = (held.len(), held.iter().filter(|row| row.is_awaited()).count());
     let model_index = held.first().map_or(0, |first| first.stream.model);
     let model = shared.model(model_index);
     let watch = shared.watch(index, &held.iter().map(|row| &row.stream).collect::<Vec<_>>());
@@ -166,7 +178,10 @@ fn step(shared: &Arc<Shared>, index: usize, mut held: Vec<Held>) -> Verdict {
         }
         return Verdict::Broken;
     }
-    note_step(shared, &held, started, took);
+    count(&shared.counters.steps);
+    shared.counters.rows.fetch_add(num_rows as u64, Relaxed);
+    shared.counters.step_time.observe(took);
+    let mut done = Done::default();
     let non_finite = held.iter().filter(|row| !row.core.is_finite()).count();
     // One session may be to blame for itself, if the model still steps zeros as it should; two are not.
     let broken = non_finite > 1 || (non_finite == 1 && !proves_sound(shared, index, model.as_ref()));
@@ -189,7 +204,7 @@ fn step(shared: &Arc<Shared>, index: usize, mut held: Vec<Held>) -> Verdict {
             );
             continue;
         }
-        let stream = Arc::clone(&row.stream);
+        let (stream, wanted, awaited) = (Arc::clone(&row.stream), row.wanted, row.is_awaited());
         let Held {
             core,
             events,
@@ -206,7 +221,20 @@ fn step(shared: &Arc<Shared>, index: usize, mut held: Vec<Held>) -> Verdict {
             Ok(next) => hand_back(shared, row, next),
             Err(panic) => fail_by_panic(shared, row, panic.as_ref()),
         }
+        if awaited {
+            let waited = wanted.elapsed();
+            shared.counters.response_time.observe(waited);
+            done.answered += 1;
+            if waited > LATE_AFTER {
+                done.late += 1;
+                count(&shared.counters.late_rows);
+            }
+        }
     }
+    let seconds = began.elapsed().as_secs_f64();
+    done.live_seconds = seconds * num_awaited as f64 / num_rows as f64;
+    done.file_seconds = seconds - done.live_seconds;
+    note(shared, done);
     if broken { Verdict::Broken } else { Verdict::Sound }
 }
 
@@ -233,12 +261,13 @@ fn judge(shared: &Arc<Shared>, index: usize, mut held: Held) -> Verdict {
         return Verdict::Broken;
     }
     shared.counters.judgement_time.observe(took);
-    if stream.class == Class::Live {
-        let (now, work) = (Instant::now(), took.as_secs_f64());
-        shared
-            .pool
-            .with_admission(|admission| admission.observe_work(now, work));
+    let (seconds, mut done) = (took.as_secs_f64(), Done::default());
+    if held.is_awaited() {
+        done.live_seconds = seconds;
+    } else {
+        done.file_seconds = seconds;
     }
+    note(shared, done);
     match outcome {
         Ok(next) => hand_back(shared, held, next),
         Err(panic) => fail_by_panic(shared, held, panic.as_ref()),
@@ -292,38 +321,16 @@ fn proves_sound(shared: &Shared, index: usize, model: &dyn StepModel) -> bool {
     watch.end() && sound
 }
 
-/// Counts a step and tells admission how late and how long its live rows were.
-fn note_step(shared: &Shared, held: &[Held], started: Instant, took: Duration) {
-    let ended = started + took;
-    count(&shared.counters.steps);
-    shared
-        .counters
-        .rows
-        .fetch_add(held.len() as u64, std::sync::atomic::Ordering::Relaxed);
-    shared.counters.step_time.observe(took);
-    let live: Vec<&Held> = held
-        .iter()
-        .filter(|row| row.stream.class == Class::Live)
-        .collect();
-    let Some(earliest) = live.iter().map(|row| row.deadline).min() else {
-        return;
-    };
-    for row in &live {
-        let late = ended.saturating_duration_since(row.deadline);
-        shared.counters.lateness.observe(late);
-        if !late.is_zero() {
-            count(&shared.counters.late_rows);
-        }
-    }
-    let lateness = if ended > earliest {
-        (ended - earliest).as_secs_f64()
+/// Tells admission what was done.
+pub(super) fn note(shared: &Shared, done: Done) {
+    let used = if shared.options.counts_sockets {
+        processor::time()
     } else {
-        -(earliest - ended).as_secs_f64()
+        None
     };
-    let work = took.as_secs_f64() * live.len() as f64 / held.len() as f64;
     shared
         .pool
-        .with_admission(|admission| admission.observe(ended, lateness, work));
+        .with_admission(|admission| admission.observe(Instant::now(), done, used));
 }
 
 /// Gives the core back to its stream, or to the pool when the stream is over, and queues what is ready again.
@@ -389,10 +396,8 @@ fn check_bytes(shared: &Shared, stream: &StreamShared, held: usize) {
         return;
     }
     let held = held + size_of::<StreamShared>();
-    shared
-        .bytes_seen
-        .fetch_max(held as u64, std::sync::atomic::Ordering::Relaxed);
-    let bound = stream.bytes_bound.load(std::sync::atomic::Ordering::Relaxed);
+    shared.bytes_seen.fetch_max(held as u64, Relaxed);
+    let bound = stream.bytes_bound.load(Relaxed);
     let within = held <= bound;
     debug_assert!(within, "I8: {held} bytes held, {bound} allowed");
     if !within {

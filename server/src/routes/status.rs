@@ -103,7 +103,7 @@ fn write_engine(text: &mut String, app: &App) {
     for (name, histogram) in [
         ("step_seconds", &counters.step_time),
         ("judgement_seconds", &counters.judgement_time),
-        ("lateness_seconds", &counters.lateness),
+        ("response_seconds", &counters.response_time),
     ] {
         let snapshot = histogram.snapshot();
         let _ = writeln!(text, "# TYPE waxwing_engine_{name} histogram");

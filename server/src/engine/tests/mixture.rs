@@ -148,6 +148,7 @@ fn simulate(speakers: usize, files: usize, row: u64, end: u64) -> (Vec<i64>, usi
     let mut queue = ReadyQueue::default();
     let push = |queue: &mut ReadyQueue<Simulated>, stream: Simulated| {
         queue.push(Ready {
+            wanted: at(stream.due),
             deadline: at(stream.due),
             work: Work::Step,
             model: stream.model,
@@ -229,6 +230,7 @@ proptest! {
         let origin = Instant::now();
         let mut queue = ReadyQueue::default();
         let push = |queue: &mut ReadyQueue<Simulated>, item: Simulated| queue.push(Ready {
+            wanted: origin,
             deadline: origin + Duration::from_millis(item.due),
             work: Work::Step,
             model: item.model,
