@@ -10,9 +10,9 @@ pub enum Precision {
     #[default]
     F32,
     /// Weights of 8 bits with a scale for each output, inputs of 16 bits with a scale for each row's every 256, but those
-    /// behind an activation of 8 bits, as all are in [`Precision::W8A8`]. For the Emformers.
+    /// of the feed-forward parts of 8 bits, as all are in [`Precision::W8A8`]. For the Emformers.
     Int8,
-    /// Weights of 8 bits with a scale for each output, inputs of 8 bits with a scale and a zero for each row's every 512: the
+    /// Weights of 8 bits with a scale for each output, inputs of 8 bits with a scale and a zero for each row's every 256: the
     /// fastest where the processor has VNNI, and the least exact. For the Emformers.
     W8A8,
     /// Weights and inputs of 16 bits with the exponents of `f32` and eight binary digits. For the Emformers.

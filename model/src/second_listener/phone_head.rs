@@ -156,11 +156,9 @@ impl PhoneHead {
         read.levelled.resize(encoded.len(), 0.0);
         read.sum.resize(encoded.len(), 0.0);
         self.level.apply(encoded, &mut read.levelled);
-        vectorised(|| {
-            for (sum, value) in read.sum.iter_mut().zip(&read.levelled) {
-                *sum += share * value;
-            }
-        });
+        for (sum, value) in read.sum.iter_mut().zip(&read.levelled) {
+            *sum += share * value;
+        }
     }
 
     /// The probabilities of the phones, `(frames, classes) f32`, in what was read of all layers.
@@ -177,7 +175,13 @@ impl PhoneHead {
             layer.norm.apply(&stream, &mut normed);
             layer.linear.apply(frames, &normed, &mut hidden);
             remembered.clone_from(&hidden);
-            self.remember(layer, &hidden, &mut remembered);
+            add_neighbours(
+                &layer.memory,
+                self.order,
+                self.hidden_dim,
+                &hidden,
+                &mut remembered,
+            );
             activate(&mut remembered, Activation::Gelu);
             layer.project.apply_adding(frames, &remembered, &mut stream);
         }
@@ -188,20 +192,19 @@ impl PhoneHead {
         softmax_rows(&mut probabilities, classes);
         probabilities
     }
+}
 
-    /// Adds the weighted neighbours of each frame; there are none beyond the first and the last.
-    fn remember(&self, layer: &Layer, hidden: &[f32], remembered: &mut [f32]) {
-        let dim = self.hidden_dim;
-        vectorised(|| {
-            for (tap, weights) in layer.memory.chunks_exact(dim).enumerate() {
-                let (later, earlier) = (tap.saturating_sub(self.order), self.order.saturating_sub(tap));
-                let seen = hidden.chunks_exact(dim).skip(later);
-                for (sum, seen) in remembered.chunks_exact_mut(dim).skip(earlier).zip(seen) {
-                    for ((sum, value), weight) in sum.iter_mut().zip(seen).zip(weights) {
-                        *sum += value * weight;
-                    }
+vectorised! {
+    /// Adds to each frame its neighbours, `order` on each side, weighted by `memory (2 order + 1, dim)`; there are none beyond the first and the last.
+    fn add_neighbours(memory: &[f32], order: usize, dim: usize, hidden: &[f32], remembered: &mut [f32]) {
+        for (tap, weights) in memory.chunks_exact(dim).enumerate() {
+            let (later, earlier) = (tap.saturating_sub(order), order.saturating_sub(tap));
+            let seen = hidden.chunks_exact(dim).skip(later);
+            for (sum, seen) in remembered.chunks_exact_mut(dim).skip(earlier).zip(seen) {
+                for ((sum, value), weight) in sum.iter_mut().zip(seen).zip(weights) {
+                    *sum += value * weight;
                 }
             }
-        });
+        }
     }
 }

@@ -279,7 +279,11 @@ impl Fsmn {
 fn join(coefficients: &[f32], width: usize, frames: &[f32], joined: &mut Vec<f32>) {
     joined.clear();
     joined.resize(frames.len() / coefficients.len() * width, 0.0);
-    vectorised(|| {
+    add_parts(coefficients, width, frames, joined);
+}
+
+vectorised! {
+    fn add_parts(coefficients: &[f32], width: usize, frames: &[f32], joined: &mut [f32]) {
         for (frame, sum) in frames
             .chunks_exact(coefficients.len())
             .zip(joined.chunks_exact_mut(width))
@@ -290,7 +294,7 @@ fn join(coefficients: &[f32], width: usize, frames: &[f32], joined: &mut Vec<f32
                 }
             }
         }
-    });
+    }
 }
 
 impl Memory {
@@ -316,32 +320,32 @@ impl Memory {
             window.extend_from_slice(frames);
             let begin = scratch.next.len();
             scratch.next.resize(begin + *count * out_width, 0.0);
-            self.filter(window, &mut scratch.next[begin..], out_width);
+            filter(self, window, &mut scratch.next[begin..], out_width);
             held.copy_from_slice(&window[window.len() - held_len..]);
         }
         std::mem::swap(&mut scratch.stream, &mut scratch.next);
     }
+}
 
+vectorised! {
     /// Writes one output frame for each frame of `window` that has all its neighbours there.
-    fn filter(&self, window: &[f32], output: &mut [f32], out_width: usize) {
-        let width = self.width;
-        vectorised(|| {
-            for (frame, out) in output.chunks_exact_mut(out_width).enumerate() {
-                let sum = if self.beside {
-                    let (current, sum) = out.split_at_mut(width);
-                    current.copy_from_slice(&window[(frame + self.back) * width..][..width]);
-                    sum
-                } else {
-                    out
-                };
-                for (row, coefficients) in &self.taps {
-                    let values = &window[(frame + row) * width..][..width];
-                    for ((sum, value), coefficient) in sum.iter_mut().zip(values).zip(coefficients) {
-                        *sum += value * coefficient;
-                    }
+    fn filter(memory: &Memory, window: &[f32], output: &mut [f32], out_width: usize) {
+        let width = memory.width;
+        for (frame, out) in output.chunks_exact_mut(out_width).enumerate() {
+            let sum = if memory.beside {
+                let (current, sum) = out.split_at_mut(width);
+                current.copy_from_slice(&window[(frame + memory.back) * width..][..width]);
+                sum
+            } else {
+                out
+            };
+            for (row, coefficients) in &memory.taps {
+                let values = &window[(frame + row) * width..][..width];
+                for ((sum, value), coefficient) in sum.iter_mut().zip(values).zip(coefficients) {
+                    *sum += value * coefficient;
                 }
             }
-        });
+        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! Norms, softmaxes and activations of rows, in loops that the compiler turns into vector instructions.
 
 use super::lanes::{Instructions, LANES, Lanes, LanesWork};
-use super::vectorised;
 use crate::config::Activation;
 
 /// Layer norm with its scale and offset.
@@ -27,30 +26,35 @@ impl Norm {
 
     /// Writes the norm of each row of `input` to the same row of `output`.
     pub(crate) fn apply(&self, input: &[f32], output: &mut [f32]) {
-        let dim = self.weight.len();
-        vectorised(|| {
-            for (from, to) in input.chunks_exact(dim).zip(output.chunks_exact_mut(dim)) {
-                let (mean, scale) = mean_and_scale(from, self.epsilon);
-                for (((to, &from), &weight), &bias) in
-                    to.iter_mut().zip(from).zip(&self.weight).zip(&self.bias)
-                {
-                    *to = (from - mean) * scale * weight + bias;
-                }
-            }
-        });
+        norm_rows(self, input, output);
     }
 
     /// Norms each row in place.
     pub(crate) fn apply_in_place(&self, values: &mut [f32]) {
-        let dim = self.weight.len();
-        vectorised(|| {
-            for row in values.chunks_exact_mut(dim) {
-                let (mean, scale) = mean_and_scale(row, self.epsilon);
-                for ((value, &weight), &bias) in row.iter_mut().zip(&self.weight).zip(&self.bias) {
-                    *value = (*value - mean) * scale * weight + bias;
-                }
+        norm_rows_in_place(self, values);
+    }
+}
+
+vectorised! {
+    fn norm_rows(norm: &Norm, input: &[f32], output: &mut [f32]) {
+        let dim = norm.weight.len();
+        for (from, to) in input.chunks_exact(dim).zip(output.chunks_exact_mut(dim)) {
+            let (mean, scale) = mean_and_scale(from, norm.epsilon);
+            for (((to, &from), &weight), &bias) in to.iter_mut().zip(from).zip(&norm.weight).zip(&norm.bias) {
+                *to = (from - mean) * scale * weight + bias;
             }
-        });
+        }
+    }
+}
+
+vectorised! {
+    fn norm_rows_in_place(norm: &Norm, values: &mut [f32]) {
+        for row in values.chunks_exact_mut(norm.weight.len()) {
+            let (mean, scale) = mean_and_scale(row, norm.epsilon);
+            for ((value, &weight), &bias) in row.iter_mut().zip(&norm.weight).zip(&norm.bias) {
+                *value = (*value - mean) * scale * weight + bias;
+            }
+        }
     }
 }
 
@@ -90,9 +94,9 @@ fn maximum(row: &[f32]) -> f32 {
     )
 }
 
-/// Softmax of each row in place. A row that holds a NaN becomes NaN.
-pub(crate) fn softmax_rows(values: &mut [f32], columns: usize) {
-    vectorised(|| {
+vectorised! {
+    /// Softmax of each row in place. A row that holds a NaN becomes NaN.
+    pub(crate) fn softmax_rows(values: &mut [f32], columns: usize) {
         for row in values.chunks_exact_mut(columns) {
             let most = maximum(row);
             for value in row.iter_mut() {
@@ -103,12 +107,12 @@ pub(crate) fn softmax_rows(values: &mut [f32], columns: usize) {
                 *value *= scale;
             }
         }
-    });
+    }
 }
 
-/// Log-softmax of each row in place.
-pub(crate) fn log_softmax_rows(values: &mut [f32], columns: usize) {
-    vectorised(|| {
+vectorised! {
+    /// Log-softmax of each row in place.
+    pub(crate) fn log_softmax_rows(values: &mut [f32], columns: usize) {
         for row in values.chunks_exact_mut(columns) {
             let most = maximum(row);
             let total = sum(row, |value| exp(value - most));
@@ -117,25 +121,33 @@ pub(crate) fn log_softmax_rows(values: &mut [f32], columns: usize) {
                 *value -= offset;
             }
         }
-    });
+    }
 }
 
 /// Applies an activation in place.
 pub(crate) fn activate(values: &mut [f32], activation: Activation) {
-    vectorised(|| match activation {
-        Activation::Relu => {
-            for value in values {
-                // Written so that a NaN stays one.
-                *value = if *value < 0.0 { 0.0 } else { *value };
-            }
-        }
+    match activation {
+        Activation::Relu => relu(values),
         Activation::Gelu => Instructions::detect().run(Gelu(values)),
-        Activation::Silu => {
-            for value in values {
-                *value /= 1.0 + exp(-*value);
-            }
+        Activation::Silu => silu(values),
+    }
+}
+
+vectorised! {
+    fn relu(values: &mut [f32]) {
+        for value in values {
+            // Written so that a NaN stays one.
+            *value = if *value < 0.0 { 0.0 } else { *value };
         }
-    });
+    }
+}
+
+vectorised! {
+    fn silu(values: &mut [f32]) {
+        for value in values {
+            *value /= 1.0 + exp(-*value);
+        }
+    }
 }
 
 /// e^x within 2 units in the last place; 0 and about 2e38 beyond the range of `f32`; NaN stays NaN.

@@ -1,6 +1,6 @@
 //! Products of rows with packed weights, a block of inputs after another, whatever kind of numbers they are.
 //!
-//! Inputs become words of 32 bits that hold one, two or four of them. A block of weights for two panels of outputs has [`DEPTH`] words: half of the
+//! Inputs become words of 32 bits that hold one, two or four of them. A block of weights for two panels of outputs has [`DEPTH`] words at most: half of the
 //! innermost cache of common processors, so that it stays there while all rows pass it. Two panels at once halve the words that are read. The
 //! rows' words are written side by side first: at a distance that is a power of two, as rows of a model mostly have, the twelve of a tile
 //! fall into the same few places of the caches and push each other out.
@@ -13,7 +13,7 @@ use std::ops::Range;
 use super::lanes::{COLUMNS, Instructions, Lanes, LanesWork};
 use super::tile::{TileWork, in_tiles};
 
-/// Words of a block.
+/// Most words of a block.
 const DEPTH: usize = 128;
 
 /// Words from a row to the next: one cache line more than a block.
@@ -26,6 +26,8 @@ const ROWS: usize = 256;
 pub(super) trait Kind: Sized {
     /// Inputs in a word.
     const INPUTS: usize;
+    /// Words of a block, at most [`DEPTH`].
+    const DEPTH: usize = DEPTH;
     /// A weight.
     type Weight: Copy + Default;
     /// Weights of a word's inputs for the outputs of a panel.
@@ -216,7 +218,7 @@ impl<K: Kind> Packed<K> {
 
 /// Inputs of each block.
 fn blocks<K: Kind>(inputs: usize) -> impl Iterator<Item = Range<usize>> {
-    let most = DEPTH * K::INPUTS;
+    let most = K::DEPTH * K::INPUTS;
     (0..inputs)
         .step_by(most)
         .map(move |begin| begin..inputs.min(begin + most))
@@ -274,7 +276,7 @@ impl<K: Kind, const WIDTH: usize, const TILE: usize> TileWork for Tiles<'_, K, W
         };
         let mut sums = [[K::no_sums(lanes); TILE]; N];
         // A block has no more words than a row, which the compiler is told here.
-        for (index, rows) in product.weights.iter().take(DEPTH).enumerate() {
+        for (index, rows) in product.weights.iter().take(K::DEPTH).enumerate() {
             let mut weights = [K::weights(lanes, &rows[begin]); TILE];
             for panel in 1..TILE {
                 weights[panel] = K::weights(lanes, &rows[begin + panel]);

@@ -83,49 +83,51 @@ impl GatedKernel {
                 } else {
                     &mut []
                 };
-                let parts = (&projected[gates_of.clone()], &recurrent[gates_of]);
-                advance(self.kind, parts, &mut h[own.clone()], cell);
+                let (projected, recurrent) = (&projected[gates_of.clone()], &recurrent[gates_of]);
+                advance(self.kind, projected, recurrent, &mut h[own], cell);
             }
             output.copy_from_slice(h);
         }
     }
 }
 
-/// One row's step: its shares of the gates, and its state in place.
-fn advance(kind: Kind, (input, recurrent): (&[f32], &[f32]), h: &mut [f32], c: &mut [f32]) {
-    let hidden = h.len();
-    vectorised(|| match kind {
-        Kind::Tanh => {
-            for ((h, input), recurrent) in h.iter_mut().zip(input).zip(recurrent) {
-                *h = tanh(input + recurrent);
+vectorised! {
+    /// One row's step: its shares of the gates, and its state in place.
+    fn advance(kind: Kind, input: &[f32], recurrent: &[f32], h: &mut [f32], c: &mut [f32]) {
+        let hidden = h.len();
+        match kind {
+            Kind::Tanh => {
+                for ((h, input), recurrent) in h.iter_mut().zip(input).zip(recurrent) {
+                    *h = tanh(input + recurrent);
+                }
+            }
+            Kind::Relu => {
+                for ((h, input), recurrent) in h.iter_mut().zip(input).zip(recurrent) {
+                    let sum = input + recurrent;
+                    // Written so that a NaN stays one.
+                    *h = if sum < 0.0 { 0.0 } else { sum };
+                }
+            }
+            Kind::Gru => {
+                let (input, recurrent) = (&input[..3 * hidden], &recurrent[..3 * hidden]);
+                for j in 0..hidden {
+                    let reset = sigmoid(input[j] + recurrent[j]);
+                    let update = sigmoid(input[hidden + j] + recurrent[hidden + j]);
+                    let new = tanh(input[2 * hidden + j] + reset * recurrent[2 * hidden + j]);
+                    h[j] = (1.0 - update) * new + update * h[j];
+                }
+            }
+            Kind::Lstm => {
+                let (input, recurrent) = (&input[..4 * hidden], &recurrent[..4 * hidden]);
+                let c = &mut c[..hidden];
+                for j in 0..hidden {
+                    let gate = |block: usize| input[block * hidden + j] + recurrent[block * hidden + j];
+                    c[j] = sigmoid(gate(1)) * c[j] + sigmoid(gate(0)) * tanh(gate(2));
+                    h[j] = sigmoid(gate(3)) * tanh(c[j]);
+                }
             }
         }
-        Kind::Relu => {
-            for ((h, input), recurrent) in h.iter_mut().zip(input).zip(recurrent) {
-                let sum = input + recurrent;
-                // Written so that a NaN stays one.
-                *h = if sum < 0.0 { 0.0 } else { sum };
-            }
-        }
-        Kind::Gru => {
-            let (input, recurrent) = (&input[..3 * hidden], &recurrent[..3 * hidden]);
-            for j in 0..hidden {
-                let reset = sigmoid(input[j] + recurrent[j]);
-                let update = sigmoid(input[hidden + j] + recurrent[hidden + j]);
-                let new = tanh(input[2 * hidden + j] + reset * recurrent[2 * hidden + j]);
-                h[j] = (1.0 - update) * new + update * h[j];
-            }
-        }
-        Kind::Lstm => {
-            let (input, recurrent) = (&input[..4 * hidden], &recurrent[..4 * hidden]);
-            let c = &mut c[..hidden];
-            for j in 0..hidden {
-                let gate = |block: usize| input[block * hidden + j] + recurrent[block * hidden + j];
-                c[j] = sigmoid(gate(1)) * c[j] + sigmoid(gate(0)) * tanh(gate(2));
-                h[j] = sigmoid(gate(3)) * tanh(c[j]);
-            }
-        }
-    });
+    }
 }
 
 /// Copies `frames` frames of every row, row after row, to time-major order: `(rows, frames, width)` →

@@ -211,29 +211,29 @@ impl StreamingEncoder for Recurrent {
     }
 }
 
-fn advance_light(nonlinearity: Nonlinearity, projected: &[f32], shares: &[f32], h: &mut [f32]) {
-    let hidden = h.len();
-    let (projected, shares) = (&projected[..2 * hidden], &shares[..2 * hidden]);
-    let candidate = |value: f32| match nonlinearity {
-        Nonlinearity::Tanh => tanh(value),
-        Nonlinearity::Relu if value < 0.0 => 0.0,
-        Nonlinearity::LeakyRelu if value < 0.0 => value * super::LEAK as f32,
-        Nonlinearity::Relu | Nonlinearity::LeakyRelu => value,
-        Nonlinearity::Sin => value.sin(),
-    };
-    vectorised(|| {
+vectorised! {
+    fn advance_light(nonlinearity: Nonlinearity, projected: &[f32], shares: &[f32], h: &mut [f32]) {
+        let hidden = h.len();
+        let (projected, shares) = (&projected[..2 * hidden], &shares[..2 * hidden]);
+        let candidate = |value: f32| match nonlinearity {
+            Nonlinearity::Tanh => tanh(value),
+            Nonlinearity::Relu if value < 0.0 => 0.0,
+            Nonlinearity::LeakyRelu if value < 0.0 => value * super::LEAK as f32,
+            Nonlinearity::Relu | Nonlinearity::LeakyRelu => value,
+            Nonlinearity::Sin => value.sin(),
+        };
         for j in 0..hidden {
             let update = sigmoid(projected[hidden + j] + shares[hidden + j]);
             h[j] = update * h[j] + (1.0 - update) * candidate(projected[j] + shares[j]);
         }
-    });
+    }
 }
 
-fn advance_quasi(keep: f32, gates: &[f32], average: &mut [f32], output: &mut [f32]) {
-    let hidden = average.len();
-    let (new, gates) = gates.split_at(hidden);
-    let (forget, gate) = gates.split_at(hidden);
-    vectorised(|| {
+vectorised! {
+    fn advance_quasi(keep: f32, gates: &[f32], average: &mut [f32], output: &mut [f32]) {
+        let hidden = average.len();
+        let (new, gates) = gates.split_at(hidden);
+        let (forget, gate) = gates.split_at(hidden);
         for j in 0..hidden {
             let forget = keep * sigmoid(forget[j]);
             average[j] = forget * tanh(new[j]) + (1.0 - forget) * average[j];
@@ -245,7 +245,7 @@ fn advance_quasi(keep: f32, gates: &[f32], average: &mut [f32], output: &mut [f3
                 *output = sigmoid(*gate) * average;
             }
         }
-    });
+    }
 }
 
 fn load_layer(config: &RecurrentConfig, weights: &Weights, layer: usize) -> Result<Layer, ModelError> {

@@ -297,23 +297,13 @@ impl Sanm {
     fn remember(&self, layer: &Layer, projected: &[f32], mixed: &mut [f32]) {
         let dim = self.config.output_size;
         let before = self.config.memory_reach().0;
-        let window = self.chunk.window();
-        vectorised(|| {
-            for (frame, sum) in mixed.chunks_exact_mut(dim).enumerate() {
-                for (tap, coefficients) in layer.memory.chunks_exact(dim).enumerate() {
-                    let Some(source) = (frame + tap)
-                        .checked_sub(before)
-                        .filter(|&source| source < window)
-                    else {
-                        continue;
-                    };
-                    let values = &projected[(source * 3 + 2) * dim..][..dim];
-                    for ((sum, value), coefficient) in sum.iter_mut().zip(values).zip(coefficients) {
-                        *sum += value * coefficient;
-                    }
-                }
-            }
-        });
+        add_neighbours(
+            &layer.memory,
+            before,
+            dim,
+            &projected[..self.chunk.window() * 3 * dim],
+            mixed,
+        );
     }
 
     /// Appends the window's keys or values, those after the chunk left out, and drops the oldest.
@@ -330,6 +320,27 @@ impl Sanm {
             .zip(projected.chunks_exact(3 * dim).skip(first))
         {
             slot.copy_from_slice(&row[part..][..dim]);
+        }
+    }
+}
+
+vectorised! {
+    /// Adds to each frame its neighbours' values, the last third of what is projected of a frame, weighted by `memory (taps, dim)`, of whose taps `before` lie in front.
+    fn add_neighbours(memory: &[f32], before: usize, dim: usize, projected: &[f32], mixed: &mut [f32]) {
+        let window = projected.len() / (3 * dim);
+        for (frame, sum) in mixed.chunks_exact_mut(dim).enumerate() {
+            for (tap, coefficients) in memory.chunks_exact(dim).enumerate() {
+                let Some(source) = (frame + tap)
+                    .checked_sub(before)
+                    .filter(|&source| source < window)
+                else {
+                    continue;
+                };
+                let values = &projected[(source * 3 + 2) * dim..][..dim];
+                for ((sum, value), coefficient) in sum.iter_mut().zip(values).zip(coefficients) {
+                    *sum += value * coefficient;
+                }
+            }
         }
     }
 }

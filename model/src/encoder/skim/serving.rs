@@ -103,21 +103,26 @@ impl Net {
         self.lstm.run((frames, rows), values, h, c, hidden, gates);
         projected.resize(values.len(), 0.0);
         self.projection.apply(frames * rows, hidden, projected);
-        let width = self.gamma.len();
-        vectorised(|| {
-            for (to, from) in values.chunks_exact_mut(width).zip(projected.chunks_exact(width)) {
-                let mean = from.iter().sum::<f32>() / width as f32;
-                let variance = from
-                    .iter()
-                    .map(|value| (value - mean) * (value - mean))
-                    .sum::<f32>()
-                    / width as f32;
-                let scale = 1.0 / (variance + NORM_EPSILON as f32).sqrt();
-                for (((to, from), gamma), beta) in to.iter_mut().zip(from).zip(&self.gamma).zip(&self.beta) {
-                    *to += (from - mean) * scale * gamma + beta;
-                }
+        add_norm(projected, &self.gamma, &self.beta, values);
+    }
+}
+
+vectorised! {
+    /// Adds the norm of each projected row to the values.
+    fn add_norm(projected: &[f32], gamma: &[f32], beta: &[f32], values: &mut [f32]) {
+        let width = gamma.len();
+        for (to, from) in values.chunks_exact_mut(width).zip(projected.chunks_exact(width)) {
+            let mean = from.iter().sum::<f32>() / width as f32;
+            let variance = from
+                .iter()
+                .map(|value| (value - mean) * (value - mean))
+                .sum::<f32>()
+                / width as f32;
+            let scale = 1.0 / (variance + NORM_EPSILON as f32).sqrt();
+            for (((to, from), gamma), beta) in to.iter_mut().zip(from).zip(gamma).zip(beta) {
+                *to += (from - mean) * scale * gamma + beta;
             }
-        });
+        }
     }
 }
 
