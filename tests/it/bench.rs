@@ -40,6 +40,45 @@ async fn a_short_soak_counts_every_visit() -> Result<()> {
     Ok(())
 }
 
+/// Sessions of two models at two rates, four kinds of them, all hear the same recording at the same time.
+#[tokio::test]
+async fn sessions_of_several_models_and_rates_have_rows_of_their_own() -> Result<()> {
+    let small = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/pretrained/en-fsmn");
+    let server = Server::start(&["--model", &format!("en-emformer,{small}")]).await?;
+    let clip = format!("{RECORDINGS}/librivox/sense_and_sensibility_01_austen_64kb-0880.wav");
+    let output = Command::new(binary())
+        .args(["bench", "--url", &server.url(), "--audio", &clip, "--json"])
+        .args([
+            "--sessions",
+            "4",
+            "--ask",
+            "en-emformer,en-fsmn",
+            "--rates",
+            "8000,44100",
+        ])
+        .output()?;
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let rows: Value = serde_json::from_slice(&output.stdout)?;
+    let kinds = [
+        Value::Null,
+        "en-emformer at 8000 Hz".into(),
+        "en-fsmn at 8000 Hz".into(),
+        "en-emformer at 44100 Hz".into(),
+        "en-fsmn at 44100 Hz".into(),
+    ];
+    ensure!(rows.as_array().map(Vec::len) == Some(kinds.len()), "{rows}");
+    for (index, kind) in kinds.iter().enumerate() {
+        let (row, sessions) = (&rows[index], if index == 0 { 4 } else { 1 });
+        ensure!(row["kind"] == *kind && row["sessions_done"] == sessions, "{rows}");
+        ensure!(row["words"].as_u64() > Some(0), "{rows}");
+    }
+    Ok(())
+}
+
 /// Whoever finds no room is told apart from whoever fails, and the picture has a point for each row.
 #[tokio::test]
 async fn sessions_beyond_the_slots_are_counted_as_refused() -> Result<()> {

@@ -1,6 +1,7 @@
 //! One paced session, with the time at which everything was sent and received.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,25 +15,68 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode};
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+use waxwing_frontend::resample::Resampler;
 
 use super::Pace;
 
-/// Rate of all audio that is sent.
+/// Rate of the recordings in memory.
 pub(super) const RATE_HZ: u32 = 16_000;
 
 /// The server and how it is spoken to.
 #[derive(Debug)]
 pub(super) struct Target {
+    /// `ws://host:port`.
     pub(super) url: String,
     pub(super) key: Option<String>,
     pub(super) chunk: Duration,
     pub(super) pace: Pace,
 }
 
-/// What one session says.
+/// How a session speaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Manner {
+    /// Whom it asks for; `None`: the server's first model.
+    pub(super) model: Option<String>,
+    pub(super) rate_hz: u32,
+}
+
+impl fmt::Display for Manner {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let model = self.model.as_deref().unwrap_or("default");
+        write!(formatter, "{model} at {} Hz", self.rate_hz)
+    }
+}
+
+/// What one session says, and how.
 #[derive(Debug)]
 pub(super) struct Clip {
     pub(super) samples: Arc<[i16]>,
+    pub(super) manner: Manner,
+}
+
+impl Clip {
+    /// Recordings of [`RATE_HZ`] as they are said in a manner.
+    pub(super) fn new(samples: &[i16], manner: Manner) -> anyhow::Result<Self> {
+        let mut said = samples.to_vec();
+        if manner.rate_hz != RATE_HZ {
+            let samples: Vec<f32> = samples
+                .iter()
+                .map(|&sample| f32::from(sample) / 32_768.0)
+                .collect();
+            let mut resampled = Vec::new();
+            Resampler::new(RATE_HZ, manner.rate_hz)?.push(&samples, &mut resampled);
+            said = resampled.into_iter().map(in_16_bits).collect();
+        }
+        Ok(Self {
+            samples: said.into(),
+            manner,
+        })
+    }
+}
+
+/// A sample of −1 to 1.
+pub(super) fn in_16_bits(sample: f32) -> i16 {
+    (sample.clamp(-1.0, 1.0) * 32_767.0) as i16
 }
 
 /// What one session felt.
@@ -55,12 +99,12 @@ pub(super) struct Felt {
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// Opens a session; also gives the lag that its `ready` allows.
-async fn connect(target: &Target) -> anyhow::Result<(Socket, Duration)> {
-    let mut request = target
-        .url
-        .as_str()
-        .into_client_request()
-        .context("the URL is not one")?;
+async fn connect(target: &Target, Manner { model, rate_hz }: &Manner) -> anyhow::Result<(Socket, Duration)> {
+    let mut url = format!("{}/v1/stream?encoding=s16le&sample_rate={rate_hz}", target.url);
+    if let Some(model) = model {
+        url = format!("{url}&model={model}");
+    }
+    let mut request = url.into_client_request().context("the URL is not one")?;
     if let Some(key) = &target.key {
         let value = HeaderValue::from_str(&format!("Bearer {key}")).context("the key cannot be sent")?;
         request.headers_mut().insert("authorization", value);
@@ -87,10 +131,10 @@ pub(super) fn is_refusal(error: &anyhow::Error) -> bool {
 /// Speaks one clip and listens until the server closes.
 pub(super) async fn run(target: Arc<Target>, clip: Clip, delay: Duration) -> anyhow::Result<Felt> {
     tokio::time::sleep(delay).await;
-    let (socket, allowed) = connect(&target).await?;
+    let (socket, allowed) = connect(&target, &clip.manner).await?;
     let (mut sink, mut source) = socket.split();
     let sending = tokio::spawn(async move {
-        let mut sent = speak(&mut sink, &target, &clip.samples).await?;
+        let mut sent = speak(&mut sink, &target, &clip).await?;
         sent.stopped = Instant::now();
         sink.send(Message::text(r#"{"type":"stop"}"#))
             .await
@@ -116,8 +160,8 @@ pub(super) async fn run(target: Arc<Target>, clip: Clip, delay: Duration) -> any
 
 /// Speaks one clip, reads nothing, and is gone without a goodbye, as a phone in a tunnel.
 pub(super) async fn vanish(target: &Target, clip: Clip) -> anyhow::Result<()> {
-    let (mut socket, _) = connect(target).await?;
-    speak(&mut socket, target, &clip.samples).await?;
+    let (mut socket, _) = connect(target, &clip.manner).await?;
+    speak(&mut socket, target, &clip).await?;
     Ok(())
 }
 
@@ -128,12 +172,13 @@ struct Sent {
     chunks: BTreeMap<u64, Instant>,
     stopped: Instant,
     samples: u64,
+    rate_hz: f64,
 }
 
 impl Sent {
     /// When the sample at `seconds` was sent.
     fn at(&self, seconds: f64) -> Option<Instant> {
-        let sample = (seconds * f64::from(RATE_HZ)).ceil().max(1.0) as u64;
+        let sample = (seconds * self.rate_hz).ceil().max(1.0) as u64;
         self.chunks
             .range(sample.min(self.samples)..)
             .next()
@@ -141,24 +186,26 @@ impl Sent {
     }
 }
 
-async fn speak<S>(sink: &mut S, target: &Target, samples: &[i16]) -> anyhow::Result<Sent>
+async fn speak<S>(sink: &mut S, target: &Target, clip: &Clip) -> anyhow::Result<Sent>
 where
     S: SinkExt<Message> + Unpin,
     S::Error: std::error::Error + Send + Sync + 'static,
 {
     let begun = Instant::now();
-    let chunk = (target.chunk.as_secs_f64() * f64::from(RATE_HZ)) as usize;
+    let rate_hz = f64::from(clip.manner.rate_hz);
+    let chunk = (target.chunk.as_secs_f64() * rate_hz) as usize;
     let mut sent = Sent {
         chunks: BTreeMap::new(),
         stopped: begun,
-        samples: samples.len() as u64,
+        samples: clip.samples.len() as u64,
+        rate_hz,
     };
     let mut spoken = 0_u64;
-    for part in samples.chunks(chunk.max(1)) {
+    for part in clip.samples.chunks(chunk.max(1)) {
         spoken += part.len() as u64;
         if target.pace == Pace::Realtime {
             // A microphone hands a chunk over when it is full.
-            sleep_until(begun + Duration::from_secs_f64(spoken as f64 / f64::from(RATE_HZ))).await;
+            sleep_until(begun + Duration::from_secs_f64(spoken as f64 / rate_hz)).await;
         }
         let bytes: Vec<u8> = part.iter().flat_map(|sample| sample.to_le_bytes()).collect();
         sent.chunks.insert(spoken, Instant::now());
@@ -202,7 +249,7 @@ fn feel(sent: &Sent, received: &[(Instant, Value)], allowed: Duration) -> anyhow
         );
     };
     let mut felt = Felt {
-        audio_seconds: sent.samples as f64 / f64::from(RATE_HZ),
+        audio_seconds: sent.samples as f64 / sent.rate_hz,
         final_after_end: done.saturating_duration_since(sent.stopped),
         ..Felt::default()
     };
@@ -218,7 +265,7 @@ fn feel(sent: &Sent, received: &[(Instant, Value)], allowed: Duration) -> anyhow
         .collect();
     let mut next = heard.iter().peekable();
     for (end, sent_at) in &sent.chunks {
-        let seconds = *end as f64 / f64::from(RATE_HZ);
+        let seconds = *end as f64 / sent.rate_hz;
         while next
             .next_if(|(_, processed)| *processed + 1e-3 < seconds)
             .is_some()
@@ -279,6 +326,7 @@ mod tests {
             chunks,
             stopped: at(1000),
             samples: 16_000,
+            rate_hz: 16_000.0,
         };
         let received = vec![
             (
@@ -312,6 +360,7 @@ mod tests {
             chunks: BTreeMap::new(),
             stopped: now,
             samples: 0,
+            rate_hz: 16_000.0,
         };
         let received = vec![(now, json!({"type": "error", "code": "engine_failed"}))];
         assert!(

@@ -15,9 +15,10 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use waxwing_frontend::container::{AudioFile, DecodeLimits};
 use waxwing_frontend::pcm::ChannelSelection;
+use waxwing_frontend::resample::Resampler;
 use waxwing_model::precision::Precision;
 
-use self::client::{Clip, Target};
+use self::client::{Clip, Manner, Target};
 use self::report::{Process, Row};
 use self::soak::Soak;
 use self::steps::{Layout, Plan};
@@ -44,6 +45,13 @@ pub(super) struct Arguments {
     /// What the sessions say, one file after the other, each session beginning at another
     #[arg(long, value_name = "FILE", required_unless_present = "model", num_args = 1..)]
     audio: Vec<PathBuf>,
+    /// Models that the sessions ask for in turn, by their ids; none: the server's first. With several, or several rates, there are rows
+    /// for each kind of session, too
+    #[arg(long, value_name = "ID", value_delimiter = ',', conflicts_with = "model")]
+    ask: Vec<String>,
+    /// Rates at which the sessions speak in turn, in Hz
+    #[arg(long, value_name = "HZ", value_delimiter = ',', default_value = "16000", value_parser = clap::value_parser!(u32).range(8_000..=192_000))]
+    rates: Vec<u32>,
     /// Measure the encoder of this model directory alone, without a server
     #[arg(long, value_name = "DIR", conflicts_with_all = ["audio", "url", "sessions", "pid"])]
     model: Option<PathBuf>,
@@ -144,13 +152,15 @@ pub(super) fn run(arguments: Arguments) -> Outcome {
     }
     let mut rows = Vec::new();
     for &sessions in &arguments.sessions {
-        let row = runtime.block_on(measure(&arguments, &clips, sessions))?;
-        writeln!(
-            std::io::stderr(),
-            "{sessions} sessions: {} answered",
-            row.sessions_done
-        )?;
-        rows.push(row);
+        let of_all = runtime.block_on(measure(&arguments, &clips, sessions))?;
+        if let Some(row) = of_all.first() {
+            writeln!(
+                std::io::stderr(),
+                "{sessions} sessions: {} answered",
+                row.sessions_done
+            )?;
+        }
+        rows.extend(of_all);
     }
     if let Some(path) = &arguments.picture {
         std::fs::write(path, picture::draw(&rows))
@@ -169,15 +179,22 @@ pub(super) fn run(arguments: Arguments) -> Outcome {
 
 fn target(arguments: &Arguments) -> Arc<Target> {
     Arc::new(Target {
-        url: format!(
-            "{}/v1/stream?encoding=s16le&sample_rate={}",
-            arguments.url.trim_end_matches('/'),
-            client::RATE_HZ
-        ),
+        url: arguments.url.trim_end_matches('/').to_string(),
         key: arguments.key.clone(),
         chunk: Duration::from_millis(u64::from(arguments.chunk_ms)),
         pace: arguments.pace,
     })
+}
+
+/// How sessions speak, in turn.
+fn manners(arguments: &Arguments) -> Vec<Manner> {
+    let models: Vec<Option<String>> = match arguments.ask.as_slice() {
+        [] => vec![None],
+        ids => ids.iter().cloned().map(Some).collect(),
+    };
+    let of_rate = |&rate_hz: &u32| models.iter().map(move |model| (model.clone(), rate_hz));
+    let pairs = arguments.rates.iter().flat_map(of_rate);
+    pairs.map(|(model, rate_hz)| Manner { model, rate_hz }).collect()
 }
 
 async fn soak(arguments: &Arguments, clips: &[Vec<i16>], minutes: f64) -> anyhow::Result<Soak> {
@@ -190,21 +207,21 @@ async fn soak(arguments: &Arguments, clips: &[Vec<i16>], minutes: f64) -> anyhow
         length: Duration::from_secs_f64(minutes * 60.0),
         connects: arguments.connects,
         sessions: soak::sessions_for(&target, arguments.load)?,
+        manners: manners(arguments),
         pid: arguments.pid,
     };
     soak::run(target, clips, plan).await
 }
 
-/// Runs one number of sessions to their ends.
-async fn measure(arguments: &Arguments, clips: &[Vec<i16>], sessions: usize) -> anyhow::Result<Row> {
-    let target = target(arguments);
+/// Runs one number of sessions to their ends: a row of all, and where they are of several kinds one of each.
+async fn measure(arguments: &Arguments, clips: &[Vec<i16>], sessions: usize) -> anyhow::Result<Vec<Row>> {
+    let (target, manners) = (target(arguments), manners(arguments));
     let before = arguments.pid.and_then(Process::read);
     let begun = std::time::Instant::now();
     let mut tasks = Vec::new();
     for index in 0..sessions {
-        let clip = Clip {
-            samples: speech(clips, index, arguments.seconds).into(),
-        };
+        let manner = manners[index % manners.len()].clone();
+        let clip = Clip::new(&speech(clips, index, arguments.seconds), manner)?;
         let delay = Duration::try_from_secs_f64(arguments.spread * index as f64 / sessions as f64);
         let delay = delay.context("`--spread` needs a number of seconds from 0 on")?;
         tasks.push(tokio::spawn(client::run(Arc::clone(&target), clip, delay)));
@@ -213,8 +230,15 @@ async fn measure(arguments: &Arguments, clips: &[Vec<i16>], sessions: usize) -> 
     for task in tasks {
         outcomes.push(task.await.context("a session panicked")?);
     }
-    let after = arguments.pid.and_then(Process::read);
-    Ok(Row::new(sessions, begun.elapsed(), outcomes, before, after))
+    let (wall, after) = (begun.elapsed(), arguments.pid.and_then(Process::read));
+    let mut rows = vec![Row::new(wall, &outcomes, before, after)];
+    if manners.len() > 1 {
+        for (first, manner) in manners.iter().enumerate().take(sessions) {
+            let own = outcomes.iter().skip(first).step_by(manners.len());
+            rows.push(Row::of(manner.to_string(), wall, own));
+        }
+    }
+    Ok(rows)
 }
 
 /// The samples that a session says: all clips from its own first one on, repeated or cut to `seconds`.
@@ -246,18 +270,11 @@ fn read(path: &std::path::Path) -> anyhow::Result<Vec<i16>> {
         AudioFile::open(file, DecodeLimits::default(), ChannelSelection::Mix).with_context(name)?;
     let mut samples = Vec::new();
     while audio.next_block(&mut samples).with_context(name)? {}
+    // Where the rates are equal it passes them through.
     let mut resampled = Vec::new();
-    if audio.rate_hz() == client::RATE_HZ {
-        resampled = samples;
-    } else {
-        let mut resampler = waxwing_frontend::resample::Resampler::new(audio.rate_hz(), client::RATE_HZ)?;
-        resampler.push(&samples, &mut resampled);
-    }
+    Resampler::new(audio.rate_hz(), client::RATE_HZ)?.push(&samples, &mut resampled);
     anyhow::ensure!(!resampled.is_empty(), "{} holds no audio", path.display());
-    Ok(resampled
-        .iter()
-        .map(|sample| (sample.clamp(-1.0, 1.0) * 32_767.0) as i16)
-        .collect())
+    Ok(resampled.into_iter().map(client::in_16_bits).collect())
 }
 
 #[cfg(test)]

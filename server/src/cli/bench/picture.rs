@@ -21,8 +21,9 @@ struct Line {
     points: Vec<(f64, f64)>,
 }
 
-/// An SVG of two panels, one below the other, with the same axis of sessions asked for.
+/// An SVG of two panels, one below the other, with the same axis of sessions asked for. Draws the rows of all sessions.
 pub(super) fn draw(rows: &[Row]) -> String {
+    let rows: Vec<&Row> = rows.iter().filter(|row| row.kind.is_none()).collect();
     let line = |name, colour, value: fn(&Row) -> f64| Line {
         name,
         colour,
@@ -142,7 +143,9 @@ mod tests {
                 lags: vec![Duration::from_millis(lag)],
                 ..Felt::default()
             };
-            Row::new(sessions, Duration::from_secs(1), vec![Ok(felt)], None, None)
+            let mut row = Row::new(Duration::from_secs(1), &[Ok(felt)], None, None);
+            row.sessions = sessions;
+            row
         };
         let svg = draw(&[row(1, 500), row(64, 1000)]);
         // p99, p95 and p50 agree where there is one sample: the first at a sixty-fourth of the width and half the height.

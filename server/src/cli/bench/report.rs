@@ -77,6 +77,8 @@ impl Process {
 /// One number of sessions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Row {
+    /// Which of them, where they are not all.
+    pub(super) kind: Option<String>,
     /// At the same time.
     pub(super) sessions: usize,
     /// That ended with `done`.
@@ -99,19 +101,35 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// Sums up.
+    /// Sums up all sessions.
     pub(super) fn new(
-        sessions: usize,
         wall: Duration,
-        outcomes: Vec<anyhow::Result<Felt>>,
+        outcomes: &[anyhow::Result<Felt>],
         before: Option<Process>,
         after: Option<Process>,
     ) -> Self {
-        let (mut failures, mut felt, mut refused) = (Vec::new(), Vec::new(), 0);
+        Self {
+            kind: None,
+            rss_mib: after.map(Process::rss_mib),
+            cpu_cores: before
+                .zip(after)
+                .map(|(before, after)| after.cores_since(before, wall)),
+            ..Self::of(String::new(), wall, outcomes.iter())
+        }
+    }
+
+    /// Sums up those of one kind.
+    pub(super) fn of<'a>(
+        kind: String,
+        wall: Duration,
+        outcomes: impl Iterator<Item = &'a anyhow::Result<Felt>>,
+    ) -> Self {
+        let (mut failures, mut felt, mut refused, mut sessions) = (Vec::new(), Vec::new(), 0, 0);
         for outcome in outcomes {
+            sessions += 1;
             match outcome {
                 Ok(outcome) => felt.push(outcome),
-                Err(error) if client::is_refusal(&error) => refused += 1,
+                Err(error) if client::is_refusal(error) => refused += 1,
                 Err(error) if failures.len() < 3 => failures.push(format!("{error:#}")),
                 Err(_) => {}
             }
@@ -119,6 +137,7 @@ impl Row {
         let lags: Vec<Duration> = felt.iter().flat_map(|felt| felt.lags.iter().copied()).collect();
         let misses: usize = felt.iter().map(|felt| felt.misses).sum();
         Self {
+            kind: Some(kind),
             sessions,
             sessions_done: felt.len(),
             sessions_refused: refused,
@@ -134,10 +153,8 @@ impl Row {
             ),
             final_after_end_ms: Percentiles::of(felt.iter().map(|felt| felt.final_after_end).collect()),
             words: felt.iter().map(|felt| felt.words).sum(),
-            rss_mib: after.map(Process::rss_mib),
-            cpu_cores: before
-                .zip(after)
-                .map(|(before, after)| after.cores_since(before, wall)),
+            rss_mib: None,
+            cpu_cores: None,
         }
     }
 
@@ -161,13 +178,14 @@ impl Row {
             self.words.to_string(),
             optional(self.rss_mib),
             optional(self.cpu_cores),
+            self.kind.clone().unwrap_or_else(|| "all".into()),
         ]);
         cells
     }
 }
 
 /// Names of the columns.
-const COLUMNS: [&str; 18] = [
+const COLUMNS: [&str; 19] = [
     "sessions",
     "done",
     "refused",
@@ -186,11 +204,12 @@ const COLUMNS: [&str; 18] = [
     "words",
     "rss MiB",
     "cores",
+    "of",
 ];
 
 /// Names of the same columns for programs.
 const KEYS: &str = "sessions,done,refused,audio_s,wall_s,lag_p50_ms,lag_p95_ms,lag_p99_ms,word_delay_p50_ms,word_delay_p95_ms,word_delay_p99_ms,\
-    final_after_end_p50_ms,final_after_end_p95_ms,final_after_end_p99_ms,misses_percent,words,rss_mib,cpu_cores";
+    final_after_end_p50_ms,final_after_end_p95_ms,final_after_end_p99_ms,misses_percent,words,rss_mib,cpu_cores,kind";
 
 /// For people; times in milliseconds.
 pub(super) fn table(rows: &[Row]) -> String {
@@ -283,14 +302,12 @@ mod tests {
             misses: 1,
             ..Felt::default()
         };
-        let row = Row::new(
-            2,
-            Duration::from_secs(1),
-            vec![Ok(felt), Err(anyhow::anyhow!("refused"))],
-            None,
-            None,
+        let outcomes = [Ok(felt), Err(anyhow::anyhow!("refused"))];
+        let row = Row::new(Duration::from_secs(1), &outcomes, None, None);
+        assert_eq!(
+            (row.sessions, row.sessions_done, row.misses_percent),
+            (2, 1, 25.0)
         );
-        assert_eq!((row.sessions_done, row.misses_percent), (1, 25.0));
         assert!(table(std::slice::from_ref(&row)).ends_with("2 sessions: refused\n"));
         let csv = csv(&[row]);
         let columns: Vec<usize> = csv.lines().map(|line| line.split(',').count()).collect();

@@ -12,18 +12,20 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval_at, sleep_until};
 
-use super::client::{self, Clip, Felt, RATE_HZ, Target};
+use super::client::{self, Clip, Felt, Manner, Target};
 use super::report::{Percentiles, Process, aligned, rounded};
 use crate::cli::http;
 
 /// What is asked for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Plan {
     pub(super) length: Duration,
     /// Connections in all.
     pub(super) connects: usize,
     /// Live sessions open at the same time, on the average.
     pub(super) sessions: f64,
+    /// How the visitors speak, in turn; not empty.
+    pub(super) manners: Vec<Manner>,
     pub(super) pid: Option<u32>,
 }
 
@@ -237,10 +239,11 @@ pub(super) async fn run(target: Arc<Target>, clips: &[Vec<i16>], plan: Plan) -> 
             () = sleep_until(begun + plan.arrival(index)), if index < plan.connects => {
                 let visit = plan.visit(index);
                 let samples = super::speech(clips, index, visit.seconds);
+                let clip = Clip::new(&samples, plan.manners[index % plan.manners.len()].clone())?;
                 let (target, ended) = (Arc::clone(&target), ended.clone());
                 tokio::spawn(async move {
                     // The run waits for this message; it is over only when all are in.
-                    let _ = ended.send(pay(target, visit.kind, samples).await);
+                    let _ = ended.send(pay(target, visit.kind, clip).await);
                 });
                 index += 1;
                 window.begun += 1;
@@ -280,10 +283,7 @@ pub(super) async fn run(target: Arc<Target>, clips: &[Vec<i16>], plan: Plan) -> 
 }
 
 /// One visit from its first byte to its end.
-async fn pay(target: Arc<Target>, kind: Kind, samples: Vec<i16>) -> Ended {
-    let clip = Clip {
-        samples: samples.into(),
-    };
+async fn pay(target: Arc<Target>, kind: Kind, clip: Clip) -> Ended {
     let outcome = match kind {
         Kind::Speaks => client::run(target, clip, Duration::ZERO).await.map(Ended::Spoken),
         Kind::Vanishes => client::vanish(&target, clip).await.map(|()| Ended::Vanished),
@@ -306,7 +306,13 @@ fn post(target: &Target, clip: &Clip) -> anyhow::Result<Ended> {
         "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"soak.wav\"\r\nContent-Type: audio/wav\r\n\r\n"
     )
     .into_bytes();
-    body.extend(wav(&clip.samples));
+    body.extend(wav(&clip.samples, clip.manner.rate_hz));
+    if let Some(model) = &clip.manner.model {
+        write!(
+            body,
+            "\r\n--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\n{model}"
+        )?;
+    }
     write!(body, "\r\n--{BOUNDARY}--\r\n")?;
     let mut head = format!(
         "POST /v1/audio/transcriptions HTTP/1.1\r\nContent-Type: multipart/form-data; boundary={BOUNDARY}"
@@ -324,7 +330,7 @@ fn post(target: &Target, clip: &Clip) -> anyhow::Result<Ended> {
 }
 
 /// 16-bit mono RIFF.
-fn wav(samples: &[i16]) -> Vec<u8> {
+fn wav(samples: &[i16], rate_hz: u32) -> Vec<u8> {
     let bytes = samples.len() as u32 * 2;
     let mut file = Vec::with_capacity(samples.len() * 2 + 44);
     file.extend(b"RIFF");
@@ -332,7 +338,7 @@ fn wav(samples: &[i16]) -> Vec<u8> {
     file.extend(b"WAVEfmt ");
     file.extend(16_u32.to_le_bytes());
     file.extend([1_u16, 1].into_iter().flat_map(u16::to_le_bytes));
-    file.extend([RATE_HZ, RATE_HZ * 2].into_iter().flat_map(u32::to_le_bytes));
+    file.extend([rate_hz, rate_hz * 2].into_iter().flat_map(u32::to_le_bytes));
     file.extend([2_u16, 16].into_iter().flat_map(u16::to_le_bytes));
     file.extend(b"data");
     file.extend(bytes.to_le_bytes());
@@ -485,6 +491,7 @@ mod tests {
         length: Duration::from_secs(3600),
         connects: 10_000,
         sessions: 40.0,
+        manners: Vec::new(),
         pid: None,
     };
 
@@ -554,14 +561,14 @@ mod tests {
 
     #[test]
     fn a_wav_file_is_one_and_only_plain_addresses_are_taken() {
-        let file = wav(&[1, -2]);
+        let file = wav(&[1, -2], 16_000);
         assert_eq!(file.len(), 48);
         let audio = waxwing_frontend::container::AudioFile::open(
             std::io::Cursor::new(file),
             waxwing_frontend::container::DecodeLimits::default(),
             waxwing_frontend::pcm::ChannelSelection::Mix,
         );
-        assert_eq!(audio.unwrap().rate_hz(), RATE_HZ);
+        assert_eq!(audio.unwrap().rate_hz(), 16_000);
         assert_eq!(
             authority("ws://127.0.0.1:8080/v1/stream").unwrap(),
             "127.0.0.1:8080"
