@@ -161,7 +161,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         std::fs::write(directory.join("tokens.txt"), tokens)?;
         std::fs::write(directory.join("model.safetensors"), bytes)?;
         let model = Model::load(&directory)?;
-        let state = model.new_state().values.len() * size_of::<f32>();
+        let state = model.new_state().host_bytes();
         println!(
             "{name}: {:.1} M weights, {state} bytes of state a session, segment {} ms, look-ahead {} ms",
             weights_of(&config) as f64 / 1e6,

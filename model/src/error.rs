@@ -56,7 +56,7 @@ pub enum ModelError {
         /// Values given.
         actual: usize,
     },
-    /// A row of a step carries the state of another encoder.
+    /// A row of a step carries the state of another encoder, or one that was lost on a device: it holds no values.
     #[error("row {row} of the step has a state cache of {actual} values, expected {expected}")]
     StateSize {
         /// Index of the row in the batch.
@@ -65,6 +65,19 @@ pub enum ModelError {
         expected: usize,
         /// Values of the state given.
         actual: usize,
+    },
+    /// A device has no memory for the state of another session.
+    #[error(
+        "no room on the device for another session's state of {bytes_each} bytes beside those of {sessions}: {reason}. Serve fewer \
+         sessions at once"
+    )]
+    DeviceFull {
+        /// Sessions that there is room for.
+        sessions: usize,
+        /// Bytes of each one's state.
+        bytes_each: usize,
+        /// What the device said.
+        reason: String,
     },
     /// Tensors given to a whole-utterance call do not fit the model or one another.
     #[error("{name}: expected {expected}, found {actual}")]

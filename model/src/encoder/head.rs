@@ -145,6 +145,10 @@ impl StreamingEncoder for WithHead {
         self.encoder.reset(state);
     }
 
+    fn to_host(&self, state: &StateCache) -> Result<StateCache, ModelError> {
+        self.encoder.to_host(state)
+    }
+
     fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), ModelError> {
         self.encoder.step(rows)?;
         self.scratch.with(|scratch| {

@@ -1,10 +1,11 @@
 //! Streaming encoders: one trait for every architecture that can be served live.
 //!
 //! An encoder holds weights only and is shared by all workers. What a session has heard lives in its
-//! [`StateCache`], a plain value that travels with the session: a worker that holds it may step it, nobody else
-//! can. So sessions of any age batch together, a result can never reach the wrong session, and a session can be
-//! serialised.
+//! [`StateCache`], a value that travels with the session: a worker that holds it may step it, nobody else
+//! can. So sessions of any age batch together and a result can never reach the wrong session. The values lie in host memory or,
+//! for an encoder that runs on a device, there; either way [`StreamingEncoder::to_host`] gives what can be serialised.
 
+mod arena;
 pub mod csr;
 pub mod emformer;
 pub mod fsmn;
@@ -19,6 +20,8 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
+pub use self::arena::ArenaSlots;
+use self::arena::Place;
 use crate::error::ModelError;
 
 /// What one step of an encoder consumes and produces. All lengths in feature frames unless said otherwise.
@@ -59,22 +62,35 @@ impl Geometry {
 }
 
 /// All that an encoder remembers of one session: a flat buffer whose layout the encoder owns, and how many
-/// steps it has seen.
-#[derive(Debug, Clone, PartialEq)]
+/// steps it has seen. It cannot be cloned, since what lies on a device has one owner.
+#[derive(Debug, PartialEq)]
 pub struct StateCache {
-    /// Rings of keys, values, memories, carried frames: the encoder's own layout.
+    /// Rings of keys, values, memories, carried frames: the encoder's own layout. Empty where they lie on a device.
     pub values: Box<[f32]>,
     /// Steps since the last reset. Rings take their valid lengths and positions from it.
     pub steps: u64,
+    /// Where the values lie instead, for an encoder that keeps them on a device.
+    pub(crate) place: Option<Place>,
 }
 
 impl StateCache {
-    /// A state of zeros that has seen nothing.
-    pub(crate) fn new(len: usize) -> Self {
+    /// A state of so many zeros in host memory that has seen nothing.
+    pub fn new(len: usize) -> Self {
         Self {
             values: vec![0.0; len].into_boxed_slice(),
             steps: 0,
+            place: None,
         }
+    }
+
+    /// Bytes of its values in host memory.
+    pub fn host_bytes(&self) -> usize {
+        size_of_val(&*self.values)
+    }
+
+    /// Bytes of its values on a device, from its first step on.
+    pub fn device_bytes(&self) -> usize {
+        self.place.as_ref().map_or(0, Place::bytes)
     }
 }
 
@@ -98,7 +114,7 @@ pub trait StreamingEncoder: Send + Sync {
     /// machine can do. Attention is counted with full rings.
     fn products_per_step(&self) -> u64;
 
-    /// Allocates the state of a new session.
+    /// Allocates the state of a new session; on a device that happens at its first step.
     fn new_state(&self) -> StateCache;
 
     /// Makes a state as good as new, whatever it holds. Does not allocate.
@@ -107,11 +123,26 @@ pub trait StreamingEncoder: Send + Sync {
         state.steps = 0;
     }
 
+    /// A copy of a state whose values are in host memory, in the encoder's layout: to be written down, or to be stepped by this executor
+    /// or another of that layout. Waits for the device where there is one.
+    ///
+    /// # Errors
+    /// [`ModelError::StateSize`] for another encoder's state, [`ModelError::Tensor`] when a device fails.
+    fn to_host(&self, state: &StateCache) -> Result<StateCache, ModelError> {
+        Ok(StateCache {
+            values: state.values.clone(),
+            steps: state.steps,
+            place: None,
+        })
+    }
+
     /// Advances every row by one segment: compact, in any order, sessions of any age together. A row's output and
     /// state do not depend on the other rows, not even when those hold NaN (promise I3: within 1e-4).
     ///
     /// # Errors
-    /// [`ModelError::FeatureCount`] and [`ModelError::StateSize`]; then no state has been changed.
+    /// [`ModelError::FeatureCount`], [`ModelError::StateSize`] and [`ModelError::DeviceFull`]; then no state has been changed. After
+    /// [`ModelError::Tensor`], when a device fails, the states of all rows are lost and no output has been written: they are
+    /// refused until they are reset.
     fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), ModelError>;
 }
 
@@ -139,14 +170,16 @@ pub trait Module: Send + Sync {
     fn run(&self, inputs: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>, ModelError>;
 }
 
-/// Checks that every row of a step fits the encoder: the state's values, and the feature values that so many steps call for.
-pub(crate) fn check_rows(
+/// Checks that every row of a step fits the encoder: the state's values, of which `held` says how many there are, and the feature
+/// values that so many steps call for.
+pub(crate) fn check_rows_held(
     state_len: usize,
     rows: &[StepRow<'_>],
+    held: impl Fn(&StateCache) -> usize,
     values_needed: impl Fn(u64) -> usize,
 ) -> Result<(), ModelError> {
     for (row, step) in rows.iter().enumerate() {
-        let (expected, actual) = (state_len, step.state.values.len());
+        let (expected, actual) = (state_len, held(step.state));
         if expected != actual {
             return Err(ModelError::StateSize {
                 row,
@@ -165,4 +198,13 @@ pub(crate) fn check_rows(
         }
     }
     Ok(())
+}
+
+/// The same for states whose values are in host memory.
+pub(crate) fn check_rows(
+    state_len: usize,
+    rows: &[StepRow<'_>],
+    values_needed: impl Fn(u64) -> usize,
+) -> Result<(), ModelError> {
+    check_rows_held(state_len, rows, |state| state.values.len(), values_needed)
 }

@@ -123,7 +123,7 @@ proptest! {
     }
 }
 
-fn small() -> Config {
+pub(crate) fn small() -> Config {
     let config = json!({
         "format": 1, "id": "small", "architecture": "whisper-emformer",
         "encoder": {"input_dim": 8, "dim": 24, "num_heads": 3, "ffn_dim": 40, "num_layers": 2, "segment_length": 4,

@@ -10,7 +10,8 @@ pub(crate) struct Session<'a> {
     pub(crate) output: Vec<f32>,
     /// All outputs so far.
     pub(crate) heard: Vec<f32>,
-    features: &'a [f32],
+    /// What it has not heard yet.
+    pub(crate) features: &'a [f32],
 }
 
 impl<'a> Session<'a> {

@@ -29,7 +29,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let mut out = std::io::stdout().lock();
     for model in catalog::load(&names, &Device::Cpu)? {
         let (geometry, latency) = (model.geometry(), catalog::latency(&model));
-        let state_kib = model.new_state().values.len() * size_of::<f32>() / 1024;
+        let state_kib = model.new_state().host_bytes() / 1024;
         if arguments.json {
             let facts = serde_json::json!({
                 "id": model.id(), "sample_rate": model.sample_rate_hz(), "tokens": model.tokens().len(),

@@ -1,7 +1,8 @@
 //! I8: the one published bound of the bytes that a session may hold.
 //!
 //! It counts what belongs to one live session: the encoder's state, the front end, the transcriber with the longest
-//! utterance that is accepted, audio and requests that wait, and events that nobody has read. The socket's own
+//! utterance that is accepted, audio and requests that wait, and events that nobody has read. What a state takes of a GPU's memory
+//! is no part of it. The socket's own
 //! buffers come on top: see `docs/memory.md`. Workers compare it with what is held after every step.
 
 use waxwing_frontend::pcm::Encoding;
@@ -40,7 +41,7 @@ impl SessionBytes {
             model_rate_hz: model.sample_rate_hz(),
             features: model.features(),
         })?;
-        let state = size_of_val(&*model.new_state().values);
+        let state = model.new_state().host_bytes();
         Ok(Self::with(model, options, request, &frontend, state))
     }
 

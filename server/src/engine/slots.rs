@@ -24,7 +24,7 @@ struct Served {
     lent: usize,
     /// State caches made so far: as many as were ever in use at once, so that clients that are silent cost none.
     made: usize,
-    /// Size of one.
+    /// Bytes of one in host memory.
     state_bytes: usize,
 }
 
@@ -87,7 +87,7 @@ impl SlotPool {
                     cost: *cost,
                     in_use: 0,
                     total: *total,
-                    state_bytes: size_of_val(&*first.values),
+                    state_bytes: first.host_bytes(),
                     spare: vec![first],
                     lent: 0,
                     made: 1,
@@ -132,10 +132,7 @@ impl SlotPool {
         let mut inner = self.lock();
         let Some(served) = inner.served.get_mut(model) else {
             // No slot has such a number: `take` looked it up.
-            return StateCache {
-                values: Box::default(),
-                steps: 0,
-            };
+            return StateCache::new(0);
         };
         served.lent += 1;
         let used = served.spare.pop();
@@ -189,12 +186,12 @@ impl Slot {
         self.state.get_or_insert_with(|| pool.lend(model))
     }
 
-    /// Bytes of the state that it holds now.
+    /// Bytes of host memory of the state that it holds now.
     pub(super) fn held_bytes(&self) -> usize {
-        self.state.as_ref().map_or(0, |state| size_of_val(&*state.values))
+        self.state.as_ref().map_or(0, StateCache::host_bytes)
     }
 
-    /// Bytes of the state from its first step on.
+    /// The same from its first step on.
     pub(super) fn state_bytes(&self) -> usize {
         self.state_bytes
     }

@@ -8,18 +8,18 @@
 use std::ops::Range;
 
 use super::config::EmformerConfig;
-use crate::encoder::{Geometry, StateCache, StepRow, check_rows};
+use crate::encoder::{Geometry, StateCache, StepRow, check_rows_held};
 use crate::error::ModelError;
 
 #[derive(Debug, Clone)]
 pub(super) struct Layout {
-    dim: usize,
+    pub(super) dim: usize,
     segment: usize,
-    left: usize,
+    pub(super) left: usize,
     right: usize,
-    memories: usize,
-    num_layers: usize,
-    stem_len: usize,
+    pub(super) memories: usize,
+    pub(super) num_layers: usize,
+    pub(super) stem_len: usize,
     /// Every step brings its right context, instead of finding the last one's in the state.
     pub(super) whole_windows: bool,
 }
@@ -41,6 +41,15 @@ impl Layout {
     /// Whether a step takes its whole window from the new frames, and none from the state.
     pub(super) fn brings_window(&self, steps: u64) -> bool {
         steps == 0 || self.whole_windows
+    }
+
+    /// Rows of a ring that are written together: segments begin at multiples of it, and a ring is so many of these blocks.
+    pub(super) fn block(&self) -> usize {
+        let (mut block, mut rest) = (self.segment, self.left);
+        while rest > 0 {
+            (block, rest) = (rest, block % rest);
+        }
+        block
     }
 
     /// Values of one layer.
@@ -108,9 +117,14 @@ impl Layout {
         row * self.dim..(row + 1) * self.dim
     }
 
-    /// Whether every row carries a state of this layout and the frames that its age calls for.
-    pub(super) fn check(&self, geometry: &Geometry, rows: &[StepRow<'_>]) -> Result<(), ModelError> {
-        check_rows(self.len(), rows, |steps| {
+    /// Whether every row carries a state of this layout, of which `held` counts the values, and the frames that its age calls for.
+    pub(super) fn check(
+        &self,
+        geometry: &Geometry,
+        rows: &[StepRow<'_>],
+        held: impl Fn(&StateCache) -> usize,
+    ) -> Result<(), ModelError> {
+        check_rows_held(self.len(), rows, held, |steps| {
             geometry.values_needed(if self.brings_window(steps) { 0 } else { steps })
         })
     }

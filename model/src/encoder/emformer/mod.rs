@@ -4,13 +4,15 @@
 //! Recognition* (2021), as in `torchaudio.models.Emformer` 2.11 (BSD-2), whose tensor names are kept. A
 //! `whisper-emformer` puts Whisper's two convolutions and its sinusoids in front.
 //!
-//! Two executors run the same weights: [`Reference`] in Candle operations (whole utterances, torchaudio's own
-//! streaming, `f32` and `f64`, any device) is the oracle of the tests; [`Emformer`] on plain slices is what is served.
+//! Three executors run the same weights: [`Reference`] in Candle operations (whole utterances, torchaudio's own
+//! streaming, `f32` and `f64`, any device) is the oracle of the tests; [`Emformer`] on plain slices is what is served on a CPU,
+//! [`DeviceEmformer`] in Candle operations, with its sessions' states on the device, on a GPU.
 
 mod attention;
 mod config;
 mod device;
 mod layout;
+mod planes;
 mod reference;
 mod serving;
 mod stem;

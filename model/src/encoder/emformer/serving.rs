@@ -395,7 +395,8 @@ impl StreamingEncoder for Emformer {
     }
 
     fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), ModelError> {
-        self.layout.check(&self.geometry, rows)?;
+        self.layout
+            .check(&self.geometry, rows, |state| state.values.len())?;
         self.scratch.with(|scratch| {
             let rows_each = self.encoder.right_context_length + self.encoder.segment_length;
             // Groups of one size, so that none is left with a few rows only.

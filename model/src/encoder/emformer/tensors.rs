@@ -76,7 +76,7 @@ pub(super) struct Context<'a> {
     pub(super) memories: Option<&'a Tensor>,
     /// Left context's keys and values.
     pub(super) left: Option<(&'a Tensor, &'a Tensor)>,
-    /// `(queries, keys) u8`, or with `(batch, 1)` in front, 1 where a key must not be seen.
+    /// `(queries, keys) u8`, or with `(batch, 1)` in front and 1 for equal queries: 1 where a key must not be seen.
     pub(super) mask: Option<&'a Tensor>,
     /// Lengths of the utterances.
     pub(super) lengths: &'a [usize],

@@ -208,10 +208,7 @@ impl StepModel for Fake {
     }
 
     fn new_state(&self) -> StateCache {
-        StateCache {
-            values: vec![0.0; self.geometry.lookahead_frames * NUM_FEATURES + 1].into(),
-            steps: 0,
-        }
+        StateCache::new(self.geometry.lookahead_frames * NUM_FEATURES + 1)
     }
 
     fn reset(&self, state: &mut StateCache) {
