@@ -124,16 +124,17 @@ fn write_engine(text: &mut String, app: &App) {
 /// Rates of the published bounds: what speech models hear, and what sound cards record.
 const PUBLISHED_RATES_HZ: [u32; 3] = [16_000, 44_100, 48_000];
 
-/// Promise I8: the bound of each model, and the most that any session was seen to hold.
+/// Promise I8: the bound of each model, and the most that any session was seen to hold; and what a session takes of a device.
 fn write_session_bytes(text: &mut String, app: &App) {
     let name = "waxwing_engine_session_bytes_bound";
+    let streaming = || {
+        app.engine
+            .models()
+            .filter(|model| model.cannot_stream().is_none())
+    };
     // Writing to a string cannot fail.
     let _ = writeln!(text, "# TYPE {name} gauge");
-    for model in app
-        .engine
-        .models()
-        .filter(|model| model.cannot_stream().is_none())
-    {
+    for model in streaming() {
         let id = model.id();
         for rate in PUBLISHED_RATES_HZ {
             let Ok(bound) = app.engine.session_bytes(model.as_ref(), rate) else {
@@ -152,4 +153,10 @@ fn write_session_bytes(text: &mut String, app: &App) {
         text,
         "# TYPE waxwing_engine_session_bytes_seen gauge\nwaxwing_engine_session_bytes_seen {seen}"
     );
+    let name = "waxwing_engine_session_device_bytes";
+    let _ = writeln!(text, "# TYPE {name} gauge");
+    for model in streaming() {
+        let bytes = model.new_state().device_bytes();
+        let _ = writeln!(text, "{name}{{model=\"{}\"}} {bytes}", model.id());
+    }
 }
