@@ -5,7 +5,8 @@
 //! it takes depends on the model and not on the batch. Rows that may not be read are zeros there, and masked.
 //!
 //! Nothing is overwritten before the output has arrived. Where the device fails, the sessions of that step lose their places: what
-//! they hold may be half written, so that it is refused until the state is reset.
+//! they hold may be half written, so that it is refused until the state is reset. A GPU may report what went wrong in the writes only with
+//! a later operation; from then on every step fails.
 //!
 //! A state that comes with values in host memory, as [`Emformer`](super::Emformer) has them, is copied to the device at its next step;
 //! [`to_host`](StreamingEncoder::to_host) goes the other way.
