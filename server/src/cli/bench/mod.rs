@@ -216,12 +216,17 @@ async fn soak(arguments: &Arguments, clips: &[Vec<i16>], minutes: f64) -> anyhow
 /// Runs one number of sessions to their ends: a row of all, and where they are of several kinds one of each.
 async fn measure(arguments: &Arguments, clips: &[Vec<i16>], sessions: usize) -> anyhow::Result<Vec<Row>> {
     let (target, manners) = (target(arguments), manners(arguments));
+    // All of it first: nobody is to wait for another one's resampling.
+    let said = (0..sessions)
+        .map(|index| {
+            let manner = manners[index % manners.len()].clone();
+            Clip::new(&speech(clips, index, arguments.seconds), manner)
+        })
+        .collect::<anyhow::Result<Vec<Clip>>>()?;
     let before = arguments.pid.and_then(Process::read);
     let begun = std::time::Instant::now();
     let mut tasks = Vec::new();
-    for index in 0..sessions {
-        let manner = manners[index % manners.len()].clone();
-        let clip = Clip::new(&speech(clips, index, arguments.seconds), manner)?;
+    for (index, clip) in said.into_iter().enumerate() {
         let delay = Duration::try_from_secs_f64(arguments.spread * index as f64 / sessions as f64);
         let delay = delay.context("`--spread` needs a number of seconds from 0 on")?;
         tasks.push(tokio::spawn(client::run(Arc::clone(&target), clip, delay)));

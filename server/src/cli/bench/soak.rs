@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde::Serialize;
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval_at, sleep_until};
 
 use super::client::{self, Clip, Felt, Manner, Target};
@@ -239,11 +240,11 @@ pub(super) async fn run(target: Arc<Target>, clips: &[Vec<i16>], plan: Plan) -> 
             () = sleep_until(begun + plan.arrival(index)), if index < plan.connects => {
                 let visit = plan.visit(index);
                 let samples = super::speech(clips, index, visit.seconds);
-                let clip = Clip::new(&samples, plan.manners[index % plan.manners.len()].clone())?;
+                let manner = plan.manners[index % plan.manners.len()].clone();
                 let (target, ended) = (Arc::clone(&target), ended.clone());
                 tokio::spawn(async move {
                     // The run waits for this message; it is over only when all are in.
-                    let _ = ended.send(pay(target, visit.kind, clip).await);
+                    let _ = ended.send(pay(target, visit.kind, samples, manner).await);
                 });
                 index += 1;
                 window.begun += 1;
@@ -283,16 +284,17 @@ pub(super) async fn run(target: Arc<Target>, clips: &[Vec<i16>], plan: Plan) -> 
 }
 
 /// One visit from its first byte to its end.
-async fn pay(target: Arc<Target>, kind: Kind, clip: Clip) -> Ended {
-    let outcome = match kind {
-        Kind::Speaks => client::run(target, clip, Duration::ZERO).await.map(Ended::Spoken),
-        Kind::Vanishes => client::vanish(&target, clip).await.map(|()| Ended::Vanished),
-        Kind::Posts => tokio::task::spawn_blocking(move || post(&target, &clip))
-            .await
-            .map_err(anyhow::Error::from)
-            .and_then(|outcome| outcome),
+async fn pay(target: Arc<Target>, kind: Kind, samples: Vec<i16>, manner: Manner) -> Ended {
+    let outcome = async {
+        // Resampling must not hold up those who are speaking.
+        let clip = spawn_blocking(move || Clip::new(&samples, manner)).await??;
+        match kind {
+            Kind::Speaks => client::run(target, clip, Duration::ZERO).await.map(Ended::Spoken),
+            Kind::Vanishes => client::vanish(&target, clip).await.map(|()| Ended::Vanished),
+            Kind::Posts => spawn_blocking(move || post(&target, &clip)).await?,
+        }
     };
-    match outcome {
+    match outcome.await {
         Ok(ended) => ended,
         Err(error) if client::is_refusal(&error) => Ended::Refused,
         Err(error) => Ended::Failed(format!("{error:#}")),
