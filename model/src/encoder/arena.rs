@@ -30,7 +30,7 @@ pub(crate) type PlaneShape = (usize, usize);
 /// How many sessions an arena holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ArenaSlots {
-    /// Sessions that have one.
+    /// States that have one.
     pub in_use: usize,
     /// Slots that memory was taken for: as many as were ever in use at once, and up to a quarter or 64 more.
     pub made: usize,

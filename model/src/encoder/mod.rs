@@ -141,8 +141,8 @@ pub trait StreamingEncoder: Send + Sync {
     ///
     /// # Errors
     /// [`ModelError::FeatureCount`], [`ModelError::StateSize`] and [`ModelError::DeviceFull`]; then no state has been changed. After
-    /// [`ModelError::Tensor`], when a device fails, the states of all rows are lost and no output has been written: they are
-    /// refused until they are reset.
+    /// [`ModelError::Tensor`], when a device fails, no output has been written, and what a state had on the device may be lost: it is
+    /// refused then until it is reset.
     fn step(&self, rows: &mut [StepRow<'_>]) -> Result<(), ModelError>;
 }
 

@@ -75,6 +75,11 @@ pub(super) fn engine_options_for(config: &Config, device: &Device, models: &[Arc
     options
 }
 
+/// Sessions that warm-up steps on a GPU at most, all workers' together: as many as are served by default, so that there is room for them.
+const DEVICE_SESSIONS: usize = 1024;
+/// Workers that step on a GPU or prepare to: while one has its turn there, others make features. With more, batches would be small.
+const DEVICE_STEPS: usize = 3;
+
 pub(super) fn engine_options(config: &Config, device: &Device) -> EngineOptions {
     let mut options = EngineOptions {
         backlog: config.backlog,
@@ -84,13 +89,14 @@ pub(super) fn engine_options(config: &Config, device: &Device) -> EngineOptions 
     };
     if config.threads > 0 {
         options.workers = config.threads;
-    } else if !device.is_cpu() {
-        // A device has one queue: a second thread would only wait for it.
-        options.workers = 1;
+    }
+    if !device.is_cpu() {
+        options.largest_batch = (DEVICE_SESSIONS / options.workers).max(options.largest_batch);
+        options.steps_at_once = DEVICE_STEPS;
     }
     // Where workers leave a processor free the sockets have it.
     let all = EngineOptions::default().workers;
-    options.counts_sockets = device.is_cpu() && options.workers >= all;
+    options.counts_sockets = options.workers >= all;
     options.slots = (config.slots > 0).then_some(config.slots);
     options.decoding = config.decoding.over(Decoding::default());
     options

@@ -16,10 +16,11 @@ use crate::wire::code::ErrorCode;
 
 /// Part of all worker time that live streams may take: the rest absorbs what comes at once.
 pub const BUDGET_SHARE: f64 = 0.7;
-/// A live segment that is answered so long after it was complete is late: clients see it as a miss.
+/// A live segment that is answered so long after it could be stepped is late: clients see it as a miss.
 pub(super) const LATE_AFTER: Duration = Duration::from_millis(100);
-/// One late segment in so many lowers the budget; fewer segments than that judge nothing.
+/// More late segments than one in so many lower the budget, if they are no few: two may be the machine's hiccup.
 const ONE_LATE_IN: u32 = 50;
+const FEW: u32 = 5;
 /// How far back answers and load are looked at, and how long a lowered budget is left to show its effect.
 const WINDOW: Duration = Duration::from_secs(5);
 /// What is seen is added up in slices of this length.
@@ -52,7 +53,7 @@ pub struct AdmissionLimits {
 
 /// What a worker has just done.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Done {
+pub struct WorkDone {
     /// Seconds by the clock that it took for live streams.
     pub live_seconds: f64,
     /// The same for files.
@@ -63,15 +64,27 @@ pub struct Done {
     pub late: u32,
 }
 
+impl WorkDone {
+    /// Work of that long for one stream, of somebody who speaks or of a file.
+    pub(super) fn of_one(took: Duration, spoken: bool) -> Self {
+        let seconds = took.as_secs_f64();
+        Self {
+            live_seconds: if spoken { seconds } else { 0.0 },
+            file_seconds: if spoken { 0.0 } else { seconds },
+            ..Self::default()
+        }
+    }
+}
+
 /// What was seen in a stretch of time.
 #[derive(Debug, Clone, Copy)]
 struct Slice {
     began: Instant,
-    done: Done,
+    done: WorkDone,
     /// Seconds of processor time that the whole process used, as far as it is known.
     processor_seconds: f64,
     /// Costs of the live streams that came, less those of the ones that left.
-    change: f64,
+    cost_change: f64,
 }
 
 /// See the [module](self).
@@ -89,6 +102,8 @@ pub struct Admission {
     seen: VecDeque<Slice>,
     /// When the processor was last looked at, and the process's time on it until then.
     processor: Option<(Instant, Duration)>,
+    /// Somebody computes whose time on it is neither live streams' nor told.
+    is_shared: bool,
     /// When the budget was last changed.
     changed: Option<Instant>,
 }
@@ -105,6 +120,7 @@ impl Admission {
             draining: false,
             seen: VecDeque::new(),
             processor: None,
+            is_shared: false,
             changed: None,
         }
     }
@@ -136,7 +152,7 @@ impl Admission {
             Class::Live => {
                 self.live += 1;
                 self.spent += cost;
-                self.slice(now).change += cost;
+                self.slice(now).cost_change += cost;
             }
             Class::File => self.files += 1,
         }
@@ -150,7 +166,7 @@ impl Admission {
                 debug_assert!(self.live > 0, "a live place was given back twice");
                 self.live = self.live.saturating_sub(1);
                 self.spent = if self.live == 0 { 0.0 } else { self.spent - cost };
-                self.slice(now).change -= cost;
+                self.slice(now).cost_change -= cost;
             }
             Class::File => {
                 debug_assert!(self.files > 0, "a file's place was given back twice");
@@ -166,7 +182,8 @@ impl Admission {
 
     /// Takes note of what a worker has done. `processor` is the time on the processor of the whole process since it began, where it can
     /// be had: what is beyond the workers' own is the sockets'.
-    pub fn observe(&mut self, now: Instant, done: Done, processor: Option<Duration>) {
+    pub fn observe(&mut self, now: Instant, done: WorkDone, processor: Option<Duration>) {
+        let processor = processor.filter(|_| !self.is_shared);
         let used = processor.map_or(0.0, |total| self.processor_since_last(now, total));
         let slice = self.slice(now);
         slice.done.live_seconds += done.live_seconds;
@@ -175,6 +192,13 @@ impl Admission {
         slice.done.late += done.late;
         slice.processor_seconds += used;
         self.judge(now);
+    }
+
+    /// Somebody begins or ends to compute beside the workers and the sockets: until it is over the process's time on the processor tells
+    /// nothing of sockets.
+    pub fn share_processor(&mut self, is_shared: bool) {
+        self.is_shared = is_shared;
+        self.processor = None;
     }
 
     /// Live streams of this cost that there is room for in all, taken ones included.
@@ -224,7 +248,7 @@ impl Admission {
             }
             by_clock += slice.done.live_seconds;
             by_processor += slice.processor_seconds - slice.done.file_seconds;
-            not_yet += slice.change * (1.0 - age / window);
+            not_yet += slice.cost_change * (1.0 - age / window);
         }
         // A step that shares its core takes long by the clock; what sockets take is seen on the processor only.
         self.spent.max(by_clock.max(by_processor) / window + not_yet)
@@ -249,9 +273,9 @@ impl Admission {
         if self.seen.back().is_none_or(|slice| age(slice) >= SLICE) {
             self.seen.push_back(Slice {
                 began: now,
-                done: Done::default(),
+                done: WorkDone::default(),
                 processor_seconds: 0.0,
-                change: 0.0,
+                cost_change: 0.0,
             });
         }
         let last = self.seen.len() - 1;
@@ -270,11 +294,11 @@ impl Admission {
         let (answered, late) = within.fold((0, 0), |(answered, late), slice| {
             (answered + slice.done.answered, late + slice.done.late)
         });
-        let whole = self.whole_budget();
-        if answered >= ONE_LATE_IN && late * ONE_LATE_IN > answered {
+        let (whole, is_late) = (self.whole_budget(), late * ONE_LATE_IN > answered);
+        if is_late && late >= FEW {
             let lowered = LOWERED_TO * self.budget.min(self.taken(now));
             self.budget = lowered.max(SMALLEST_PART * whole);
-        } else if self.budget < whole {
+        } else if !is_late && self.budget < whole {
             self.budget = (self.budget + RAISED_BY * whole).min(whole);
         } else {
             return;
@@ -289,7 +313,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{Admission, AdmissionLimits, Done, SLICE, WINDOW};
+    use super::{Admission, AdmissionLimits, SLICE, WINDOW, WorkDone};
     use crate::engine::queue::Class;
     use crate::wire::code::ErrorCode;
 
@@ -328,7 +352,7 @@ mod tests {
             for _ in 0..windows * (WINDOW.as_millis() / SLICE.as_millis()) as u32 {
                 self.now += SLICE;
                 self.processor += SLICE.mul_f64(processor);
-                let done = Done {
+                let done = WorkDone {
                     live_seconds: live * slice,
                     file_seconds: files * slice,
                     answered: 10,
@@ -339,10 +363,10 @@ mod tests {
         }
 
         fn answer(&mut self, answered: u32, late: u32) {
-            let done = Done {
+            let done = WorkDone {
                 answered,
                 late,
-                ..Done::default()
+                ..WorkDone::default()
             };
             self.admission.observe(self.now, done, None);
         }
@@ -422,14 +446,14 @@ mod tests {
         busy.now += Duration::from_secs(3_600);
         busy.processor += Duration::from_secs(360);
         busy.admission
-            .observe(busy.now, Done::default(), Some(busy.processor));
+            .observe(busy.now, WorkDone::default(), Some(busy.processor));
         assert_eq!(busy.capacity(), 14);
     }
 
     #[test]
     fn lateness_leaves_no_room_at_once_and_it_comes_back_slowly() {
         let mut busy = Busy::with(10);
-        busy.answer(200, 4);
+        busy.answer(300, 6);
         assert_eq!(busy.capacity(), 14, "one in fifty is borne");
         busy.answer(1, 1);
         assert_eq!(
@@ -448,8 +472,30 @@ mod tests {
 
     #[test]
     fn a_few_late_answers_judge_nothing() {
-        let mut busy = Busy::with(1);
-        busy.answer(20, 20);
+        let mut busy = Busy::with(5);
+        busy.answer(20, 4);
+        assert_eq!(busy.capacity(), 14);
+        busy.answer(1, 1);
+        assert_eq!(busy.capacity(), 5);
+        // Nor do they tell that all is well again.
+        busy.now += WINDOW;
+        busy.answer(20, 4);
+        assert_eq!(busy.capacity(), 5);
+        for _ in 0..3 {
+            busy.now += WINDOW;
+            busy.answer(20, 0);
+        }
+        assert_eq!(busy.capacity(), 6);
+    }
+
+    #[test]
+    fn who_computes_beside_workers_and_sockets_is_no_socket() {
+        let mut busy = Busy::with(7);
+        busy.pass(1, 0.7, 0.0, 0.7);
+        busy.admission.share_processor(true);
+        busy.pass(3, 0.7, 0.0, 1.7);
+        busy.admission.share_processor(false);
+        busy.pass(1, 0.7, 0.0, 0.7);
         assert_eq!(busy.capacity(), 14);
     }
 

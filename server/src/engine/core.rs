@@ -30,6 +30,8 @@ pub(super) const EMISSION_DELAY: Duration = Duration::from_millis(200);
 pub(super) enum Next {
     /// A whole segment of features is there: step it.
     Step,
+    /// A segment was stepped and its words are still to be found, which [`Core::advance`] does first.
+    Words,
     /// An utterance is to be judged before anything else: see [`Core::judge`].
     Judge,
     /// Wait for this many more units of audio (see [`Core::unit_bytes`]) or a control input.
@@ -182,6 +184,7 @@ impl Core {
             return self.advance_whole(pop, events);
         }
         loop {
+            self.find_words(events);
             if self.transcriber.is_due() {
                 return Next::Judge;
             }
@@ -249,31 +252,38 @@ impl Core {
             .all(|value| value.is_finite() || *value == f32::NEG_INFINITY)
     }
 
-    /// Decodes the log-probs of the step that was just done, with `features` frames consumed by it, as far as no judgement is due.
-    pub(super) fn stepped(&mut self, consumed: usize, events: &mut Vec<Event>) {
+    /// A step was done, which consumed so many feature values: its words can be found.
+    pub(super) fn stepped(&mut self, consumed: usize) {
         let consumed = consumed.min(self.features.len());
         if matches!(self.model.text_scorer_hears(), Some(Hears::Features(_))) {
             self.looked_ahead.extend_from_slice(&self.features[..consumed]);
         }
         self.features.drain(..consumed);
         self.decoded = 0;
-        self.decode(events);
     }
 
-    /// Does the judgement that is due, and decodes on; another one may be due then. Takes a good part of a second of speech.
+    /// Decodes the log-probs of the last step, if it has not been done, as far as no judgement is due.
+    pub(super) fn find_words(&mut self, events: &mut Vec<Event>) {
+        if !self.log_probs.is_empty() && !self.transcriber.is_due() {
+            self.decode(events);
+        }
+    }
+
+    /// Does the judgement that is due; the words behind it are still to be found. Takes a good part of a second of speech.
     pub(super) fn judge(&mut self, events: &mut Vec<Event>) {
         let mut finals = Vec::new();
         self.transcriber.judge(&mut finals);
         for utterance in &finals {
             self.push_final(utterance, events);
         }
-        self.decode(events);
     }
 
-    /// Does all judgements that are due.
-    pub(super) fn judge_all(&mut self, events: &mut Vec<Event>) {
+    /// Finds all words of the last step, with all judgements that are due.
+    pub(super) fn find_all_words(&mut self, events: &mut Vec<Event>) {
+        self.find_words(events);
         while self.transcriber.is_due() {
             self.judge(events);
+            self.find_words(events);
         }
     }
 

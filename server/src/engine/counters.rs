@@ -66,7 +66,8 @@ macro_rules! counters {
             pub step_time: Histogram,
             /// Duration of judgements.
             pub judgement_time: Histogram,
-            /// From when a live segment is complete to when its words are there.
+            /// From when a live segment can be stepped to when its words are there. It can when it is complete and its session's work
+            /// before it, a judgement for instance, is over.
             pub response_time: Histogram,
         }
 
@@ -104,8 +105,8 @@ counters! {
     partials_coalesced,
     /// Samples that front ends took, at input rates, without inserted silence (promise I9).
     samples_decoded,
-    /// Live segments whose words were there more than 100 ms after they were complete.
-    late_rows,
+    /// Live segments whose words came more than 100 ms after they could be stepped.
+    late_answers,
     /// Rows with a non-finite value.
     non_finite_rows,
     /// Steps that erred or panicked.

@@ -3,9 +3,9 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Shared;
 use super::queue::{BatchLimits, Class, Ready, Work};
 use super::stream::StreamShared;
+use super::{Queue, Shared};
 
 impl Shared {
     /// Puts a stream whose next segment ends at `segment_end` seconds of its audio into the queue. A judgement is due with the segment that waits behind it: its listener
@@ -37,34 +37,51 @@ impl Shared {
             work,
             item: Arc::clone(stream),
         };
+        self.push_ready(ready);
+    }
+
+    /// Puts something into the queue, for whoever is free.
+    pub(super) fn push_ready(&self, ready: Ready<Arc<StreamShared>>) {
         self.queue_lock().ready.push(ready);
         self.work.notify_one();
     }
 
     /// Waits for work; `None` when the engine shuts down.
-    pub(super) fn next_batch(&self) -> Option<Vec<Ready<Arc<StreamShared>>>> {
+    pub(super) fn next_batch(&self) -> Option<Batch<'_>> {
         let mut queue = self.queue_lock();
         loop {
             if queue.shutdown || self.watched.has_failed() {
                 return None;
             }
-            let batch = queue.ready.pop_batch(|model| self.batch_limits(model));
-            if !batch.is_empty() {
-                return Some(batch);
+            let may_step = queue.stepping < self.options.steps_at_once;
+            let ready = queue.ready.pop_batch(may_step, |model| self.batch_limits(model));
+            if !ready.is_empty() {
+                return Some(self.batch(&mut queue, ready));
             }
             queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Segments that are due before `deadline`, without waiting for any; empty where there is none.
-    pub(super) fn steps_before(&self, deadline: Instant) -> Vec<Ready<Arc<StreamShared>>> {
+    /// What is due before `deadline` and no judgement, without waiting for any.
+    pub(super) fn work_before(&self, deadline: Instant) -> Option<Batch<'_>> {
         let mut queue = self.queue_lock();
         if queue.shutdown || self.watched.has_failed() {
-            return Vec::new();
+            return None;
         }
-        queue
+        let may_step = queue.stepping < self.options.steps_at_once;
+        let ready = queue
             .ready
-            .pop_steps_before(deadline, |model| self.batch_limits(model))
+            .pop_before(deadline, may_step, |model| self.batch_limits(model));
+        (!ready.is_empty()).then(|| self.batch(&mut queue, ready))
+    }
+
+    fn batch(&self, queue: &mut Queue, ready: Vec<Ready<Arc<StreamShared>>>) -> Batch<'_> {
+        let steps = ready.first().is_some_and(|first| first.work == Work::Step);
+        let turn = steps.then(|| {
+            queue.stepping += 1;
+            Turn(self)
+        });
+        Batch { ready, turn }
     }
 
     fn batch_limits(&self, model: usize) -> BatchLimits {
@@ -73,5 +90,22 @@ impl Shared {
             rows: warmth.batch_limit,
             file_rows: warmth.rows_within(self.options.file_turn),
         }
+    }
+}
+
+/// What a worker has taken from the queue.
+pub(super) struct Batch<'a> {
+    pub(super) ready: Vec<Ready<Arc<StreamShared>>>,
+    /// Of steps: to be given back as soon as they are done.
+    pub(super) turn: Option<Turn<'a>>,
+}
+
+/// The right to step, of which there may be fewer than workers. Given back by being dropped.
+pub(super) struct Turn<'a>(&'a Shared);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.queue_lock().stepping -= 1;
+        self.0.work.notify_one();
     }
 }

@@ -39,7 +39,7 @@ use tracing::info;
 
 use crate::wire::code::ErrorCode;
 
-pub use self::admission::{Admission, AdmissionLimits, BUDGET_SHARE, Done, Refusal};
+pub use self::admission::{Admission, AdmissionLimits, BUDGET_SHARE, Refusal, WorkDone};
 pub use self::counters::{BUCKETS_MS, Counters, Histogram, HistogramSnapshot};
 pub use self::event::{Alternative, Event, Input, Utterance, Word};
 pub use self::memory::{SessionBytes, microphone};
@@ -83,7 +83,7 @@ pub struct EngineStatus {
     pub retry_after: Duration,
     /// Time since the last step ended; `None` before the first.
     pub last_step_age: Option<Duration>,
-    /// Segments that wait for a worker.
+    /// Segments that wait for a worker, and utterances.
     pub queued: usize,
 }
 
@@ -135,6 +135,8 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 struct Queue {
     ready: ReadyQueue<Arc<StreamShared>>,
+    /// Workers that step a batch or prepare it.
+    stepping: usize,
     /// Of models that cannot stream; for the thread that computes nothing else.
     whole: whole::Waiting,
     shutdown: bool,

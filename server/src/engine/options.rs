@@ -18,6 +18,12 @@ pub struct EngineOptions {
     pub file_slots: usize,
     /// Rows of one step at most; a number is taken as it is. `None`: the batch that warm-up finds best.
     pub batch_limit: Option<usize>,
+    /// Largest batch that warm-up tries.
+    pub largest_batch: usize,
+    /// Workers that may step or prepare a step at the same time; the others find words meanwhile.
+    pub steps_at_once: usize,
+    /// Rows of a step whose words are found by the worker that did it; those of further ones by whoever is free.
+    pub words_at_once: usize,
     /// Audio that a stream may have waiting before its socket is no longer read.
     pub backlog: Duration,
     /// A step that takes longer than this (or 20 times the 99th percentile, if that is longer) has hung.
@@ -43,6 +49,9 @@ impl Default for EngineOptions {
             slots: None,
             file_slots: 2 * workers,
             batch_limit: None,
+            largest_batch: 16,
+            steps_at_once: usize::MAX,
+            words_at_once: 16,
             backlog: Duration::from_secs(10),
             hang_after: Duration::from_secs(2),
             decoding: Decoding::default(),

@@ -205,9 +205,13 @@ impl Drop for Slot {
             return;
         };
         served.in_use = served.in_use.saturating_sub(1);
-        if let Some(state) = self.state.take() {
-            served.lent = served.lent.saturating_sub(1);
-            served.spare.push(state);
+        let state = self.state.take();
+        served.lent -= usize::from(state.is_some());
+        // What lies on a device is given back at once: others may want the room.
+        match state {
+            Some(state) if state.device_bytes() == 0 => served.spare.push(state),
+            Some(_) => served.made = served.made.saturating_sub(1),
+            None => {}
         }
         let adds_up = served.adds_up();
         drop(inner);

@@ -20,8 +20,6 @@ use super::options::{EngineOptions, StreamRequest};
 use super::queue::Class;
 use super::slots::SlotPool;
 
-/// Largest batch that is tried.
-const LARGEST_BATCH: usize = 16;
 /// Timed steps for each batch size, behind one that touches the memory: a server is to be ready within a second.
 const REPEATS: usize = 1;
 /// Twice the rows take at least this many times as long: says which batch need not be tried.
@@ -63,7 +61,7 @@ pub(super) fn measure(model: &Arc<dyn StepModel>, options: &EngineOptions) -> Re
     let request = microphone(options, RATE_HZ);
     let geometry = model.geometry();
     let segment = model.output_frame_seconds() * geometry.output_frames() as f64;
-    let largest = batch_limit.unwrap_or(LARGEST_BATCH).max(1);
+    let largest = batch_limit.unwrap_or(options.largest_batch).max(1);
     let mut best: Option<Warmth> = None;
     let mut row_time = Duration::ZERO;
     let mut batch = 1;
@@ -138,15 +136,17 @@ fn time_words_of(
                 let consumed = core.features_needed();
                 model.step(&mut [core.row()])?;
                 let started = Instant::now();
-                core.stepped(consumed, &mut events);
+                core.stepped(consumed);
+                core.find_all_words(&mut events);
                 took += started.elapsed();
             }
+            // What is over when the audio is.
             Next::Judge => {
                 let started = Instant::now();
                 core.judge(&mut events);
                 took += started.elapsed();
             }
-            Next::Park { .. } | Next::Finished | Next::Refused(..) => break,
+            Next::Words | Next::Park { .. } | Next::Finished | Next::Refused(..) => break,
         }
     }
     Ok(took.as_secs_f64() / core.audio_seconds().max(1e-3))
@@ -209,10 +209,6 @@ fn time_step(
     let mut fastest = Duration::MAX;
     for repeat in 0..=REPEATS {
         let mut events = Vec::new();
-        // An utterance may have ended in the noise: until it is judged, nothing more is heard.
-        for core in &mut cores {
-            core.judge_all(&mut events);
-        }
         let started = Instant::now();
         let mut consumed = Vec::with_capacity(batch);
         for core in &mut cores {
@@ -228,8 +224,10 @@ fn time_step(
         model.step(&mut rows)?;
         drop(rows);
         let took = started.elapsed();
+        // An utterance may have ended in the noise: until it is judged, nothing more is heard.
         for (core, consumed) in cores.iter_mut().zip(consumed) {
-            core.stepped(consumed, &mut events);
+            core.stepped(consumed);
+            core.find_all_words(&mut events);
         }
         // The first step touches memory for the first time.
         if repeat > 0 {

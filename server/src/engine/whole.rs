@@ -16,12 +16,11 @@ use std::time::{Duration, Instant};
 use tracing::{error, warn};
 
 use super::Shared;
-use super::admission::Done;
 use super::core::Next;
 use super::counters::count;
 use super::queue::{Ready, Work};
 use super::stream::StreamShared;
-use super::worker::{Held, fail, fail_by_panic, hand_back, note, panic_text, prepare};
+use super::worker::{Held, fail, fail_by_panic, hand_back, panic_text, prepare};
 use crate::wire::code::ErrorCode;
 
 /// Streams of models that cannot stream, in the order in which they became ready.
@@ -52,18 +51,18 @@ pub(super) fn run(shared: &Arc<Shared>) {
             class: stream.class,
             item: stream,
         };
+        let share = |is_shared| {
+            shared
+                .pool
+                .with_admission(|admission| admission.share_processor(is_shared))
+        };
+        share(true);
         match prepare(shared, ready) {
             Some((held, Next::Step)) => encode(shared, held),
             Some((held, next)) => hand_back(shared, held, next),
             None => {}
         }
-        note(
-            shared,
-            Done {
-                file_seconds: began.elapsed().as_secs_f64(),
-                ..Done::default()
-            },
-        );
+        share(false);
     }
 }
 

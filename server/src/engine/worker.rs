@@ -12,9 +12,10 @@ use tracing::{error, warn};
 use waxwing_model::encoder::StepRow;
 use waxwing_model::pauses;
 
-use super::admission::{Done, LATE_AFTER};
+use super::admission::{LATE_AFTER, WorkDone};
 use super::core::{Core, Next};
 use super::counters::count;
+use super::dispatch::{Batch, Turn};
 use super::model::StepModel;
 use super::queue::{Class, Ready, Work};
 use super::stream::{Place, StreamShared};
@@ -31,10 +32,13 @@ pub(super) struct Held {
     consumed: usize,
 }
 
+/// A client that is further ahead of its own clock than this sends a recording.
+const FAR_AHEAD: Duration = Duration::from_secs(2);
+
 impl Held {
-    /// Whether somebody waits for it: a file has time, and so has a client that is ahead of its own clock.
-    fn is_awaited(&self) -> bool {
-        self.stream.class == Class::Live && self.wanted <= Instant::now()
+    /// Whether somebody is speaking: a file has time, and so has a client that is far ahead of its own clock.
+    fn is_spoken(&self) -> bool {
+        self.stream.class == Class::Live && self.wanted <= Instant::now() + FAR_AHEAD
     }
 }
 
@@ -57,16 +61,21 @@ pub(super) fn run(shared: &Arc<Shared>, index: usize) -> Exit {
     Exit::Shutdown
 }
 
-/// Does a judgement, or steps a batch.
-fn work_on(shared: &Arc<Shared>, index: usize, batch: Vec<Ready<Arc<StreamShared>>>) -> Verdict {
+/// Finds words, does a judgement, or steps a batch.
+fn work_on(shared: &Arc<Shared>, index: usize, batch: Batch<'_>) -> Verdict {
     let started = Instant::now();
-    let (mut rows, mut finished) = (Vec::with_capacity(batch.len()), Vec::new());
-    for ready in batch {
+    let Batch { ready, turn } = batch;
+    let (mut rows, mut finished) = (Vec::with_capacity(ready.len()), Vec::new());
+    for ready in ready {
         let work = ready.work;
         match prepare(shared, ready) {
             Some((held, Next::Step)) => rows.push(held),
-            // It was queued as one, alone.
+            // Both are queued alone.
             Some((held, Next::Judge)) if work == Work::Judgement => return judge(shared, index, held),
+            Some((held, next)) if work == Work::Words => {
+                words_found(shared, started, held, next);
+                return Verdict::Sound;
+            }
             Some((held, next)) => finished.push((held, next)),
             None => {}
         }
@@ -77,7 +86,7 @@ fn work_on(shared: &Arc<Shared>, index: usize, batch: Vec<Ready<Arc<StreamShared
     if rows.is_empty() {
         return Verdict::Sound;
     }
-    step(shared, index, started, rows)
+    step(shared, index, (started, turn), rows)
 }
 
 /// Takes a stream's core and brings it to its next step, or as far as its inputs go.
@@ -134,9 +143,25 @@ enum Verdict {
     Broken,
 }
 
+/// Gives back a stream whose words a worker has found for another one that stepped it.
+fn words_found(shared: &Arc<Shared>, began: Instant, held: Held, next: Next) {
+    let (wanted, spoken) = (held.wanted, held.is_spoken());
+    hand_back(shared, held, next);
+    let mut done = WorkDone::of_one(began.elapsed(), spoken);
+    if spoken {
+        answered(shared, wanted, &mut done);
+    }
+    note(shared, done);
+}
+
 /// Steps a batch, which was begun with its rows' features, and deals with every way it can go wrong.
-fn step(shared: &Arc<Shared>, index: usize, began: Instant, mut held: Vec<Held>) -> Verdict {
-    let (num_rows, num_awaited) = (held.len(), held.iter().filter(|row| row.is_awaited()).count());
+fn step(
+    shared: &Arc<Shared>,
+    index: usize,
+    (began, turn): (Instant, Option<Turn<'_>>),
+    mut held: Vec<Held>,
+) -> Verdict {
+    let (num_rows, num_spoken) = (held.len(), held.iter().filter(|row| row.is_spoken()).count());
     let model_index = held.first().map_or(0, |first| first.stream.model);
     let model = shared.model(model_index);
     let watch = shared.watch(index, &held.iter().map(|row| &row.stream).collect::<Vec<_>>());
@@ -150,6 +175,7 @@ fn step(shared: &Arc<Shared>, index: usize, began: Instant, mut held: Vec<Held>)
         model.step(&mut rows)
     }));
     let took = started.elapsed();
+    drop(turn);
     let survived = watch.end();
     if !survived {
         // The watchdog has failed these streams already; what came so late is nobody's.
@@ -181,7 +207,7 @@ fn step(shared: &Arc<Shared>, index: usize, began: Instant, mut held: Vec<Held>)
     count(&shared.counters.steps);
     shared.counters.rows.fetch_add(num_rows as u64, Relaxed);
     shared.counters.step_time.observe(took);
-    let mut done = Done::default();
+    let mut done = WorkDone::default();
     let non_finite = held.iter().filter(|row| !row.core.is_finite()).count();
     // One session may be to blame for itself, if the model still steps zeros as it should; two are not.
     let broken = non_finite > 1 || (non_finite == 1 && !proves_sound(shared, index, model.as_ref()));
@@ -189,30 +215,20 @@ fn step(shared: &Arc<Shared>, index: usize, began: Instant, mut held: Vec<Held>)
         error!(non_finite, "rows of a step are not finite: the worker is rebuilt");
         shared.watched.broke();
     }
-    for mut row in held {
-        if !row.core.is_finite() {
-            count(&shared.counters.non_finite_rows);
-            warn!(
-                session = row.stream.id,
-                "the encoder's output is not finite; the session ends"
-            );
-            fail(
-                shared,
-                row,
-                ErrorCode::NonFinite,
-                "the model could not make sense of this audio; connect again",
-            );
-            continue;
+    let elsewhere = held.split_off(num_rows.min(shared.options.words_at_once));
+    // Given away first, so that others begin while this worker finds the words of its own.
+    for row in elsewhere {
+        if let Some(row) = stepped(shared, row) {
+            hand_back(shared, row, Next::Words);
         }
-        let (stream, wanted, awaited) = (Arc::clone(&row.stream), row.wanted, row.is_awaited());
-        let Held {
-            core,
-            events,
-            consumed,
-            ..
-        } = &mut row;
+    }
+    for row in held {
+        let Some(mut row) = stepped(shared, row) else {
+            continue;
+        };
+        let (stream, wanted, spoken) = (Arc::clone(&row.stream), row.wanted, row.is_spoken());
+        let Held { core, events, .. } = &mut row;
         let advanced = catch_unwind(AssertUnwindSafe(|| {
-            core.stepped(*consumed, events);
             // What is left in the inbox decides what comes next: more steps, an answer, or waiting.
             core.advance(|units| stream.lock().pop(units), events)
         }));
@@ -221,21 +237,35 @@ fn step(shared: &Arc<Shared>, index: usize, began: Instant, mut held: Vec<Held>)
             Ok(next) => hand_back(shared, row, next),
             Err(panic) => fail_by_panic(shared, row, panic.as_ref()),
         }
-        if awaited {
-            let waited = wanted.elapsed();
-            shared.counters.response_time.observe(waited);
-            done.answered += 1;
-            if waited > LATE_AFTER {
-                done.late += 1;
-                count(&shared.counters.late_rows);
-            }
+        if spoken {
+            answered(shared, wanted, &mut done);
         }
     }
     let seconds = began.elapsed().as_secs_f64();
-    done.live_seconds = seconds * num_awaited as f64 / num_rows as f64;
+    done.live_seconds = seconds * num_spoken as f64 / num_rows as f64;
     done.file_seconds = seconds - done.live_seconds;
     note(shared, done);
     if broken { Verdict::Broken } else { Verdict::Sound }
+}
+
+/// A row whose step has just been done, which only takes note of it; none if its output is no numbers, which ends its session.
+fn stepped(shared: &Shared, mut row: Held) -> Option<Held> {
+    if row.core.is_finite() {
+        row.core.stepped(row.consumed);
+        return Some(row);
+    }
+    count(&shared.counters.non_finite_rows);
+    warn!(
+        session = row.stream.id,
+        "the encoder's output is not finite; the session ends"
+    );
+    fail(
+        shared,
+        row,
+        ErrorCode::NonFinite,
+        "the model could not make sense of this audio; connect again",
+    );
+    None
 }
 
 /// Judges one stream's utterance, in whose pauses the segments go first that are due before it.
@@ -261,13 +291,7 @@ fn judge(shared: &Arc<Shared>, index: usize, mut held: Held) -> Verdict {
         return Verdict::Broken;
     }
     shared.counters.judgement_time.observe(took);
-    let (seconds, mut done) = (took.as_secs_f64(), Done::default());
-    if held.is_awaited() {
-        done.live_seconds = seconds;
-    } else {
-        done.file_seconds = seconds;
-    }
-    note(shared, done);
+    note(shared, WorkDone::of_one(took, held.is_spoken()));
     match outcome {
         Ok(next) => hand_back(shared, held, next),
         Err(panic) => fail_by_panic(shared, held, panic.as_ref()),
@@ -301,11 +325,9 @@ impl Between {
             return self;
         };
         let started = Instant::now();
-        while self.verdict == Verdict::Sound {
-            let batch = shared.steps_before(deadline);
-            if batch.is_empty() {
-                break;
-            }
+        while self.verdict == Verdict::Sound
+            && let Some(batch) = shared.work_before(deadline)
+        {
             self.verdict = work_on(shared, index, batch);
         }
         self.took += started.elapsed();
@@ -321,16 +343,24 @@ fn proves_sound(shared: &Shared, index: usize, model: &dyn StepModel) -> bool {
     watch.end() && sound
 }
 
+/// Counts a segment whose words have just been posted.
+fn answered(shared: &Shared, wanted: Instant, done: &mut WorkDone) {
+    let waited = wanted.elapsed();
+    shared.counters.response_time.observe(waited);
+    done.answered += 1;
+    if waited > LATE_AFTER {
+        done.late += 1;
+        count(&shared.counters.late_answers);
+    }
+}
+
 /// Tells admission what was done.
-pub(super) fn note(shared: &Shared, done: Done) {
-    let used = if shared.options.counts_sockets {
-        processor::time()
-    } else {
-        None
-    };
-    shared
-        .pool
-        .with_admission(|admission| admission.observe(Instant::now(), done, used));
+pub(super) fn note(shared: &Shared, done: WorkDone) {
+    shared.pool.with_admission(|admission| {
+        // Read under the lock, so that readings come in their order.
+        let used = shared.options.counts_sockets.then(processor::time).flatten();
+        admission.observe(Instant::now(), done, used);
+    });
 }
 
 /// Gives the core back to its stream, or to the pool when the stream is over, and queues what is ready again.
@@ -339,7 +369,12 @@ pub(super) fn hand_back(shared: &Arc<Shared>, held: Held, next: Next) {
         return fail(shared, held, *code, message);
     }
     let Held {
-        stream, core, events, ..
+        stream,
+        core,
+        wanted,
+        deadline,
+        events,
+        ..
     } = held;
     let finished = next == Next::Finished;
     if finished {
@@ -370,6 +405,18 @@ pub(super) fn hand_back(shared: &Arc<Shared>, held: Held, next: Next) {
     }
     inner.next_segment_end = end;
     inner.core = Some(core);
+    if next == Next::Words {
+        inner.place = Place::Queued;
+        drop(inner);
+        return shared.push_ready(Ready {
+            wanted,
+            deadline,
+            work: Work::Words,
+            model: stream.model,
+            class: stream.class,
+            item: stream,
+        });
+    }
     let work = if next == Next::Judge {
         Work::Judgement
     } else {
@@ -381,7 +428,7 @@ pub(super) fn hand_back(shared: &Arc<Shared>, held: Held, next: Next) {
             inner.needed_units = units;
             inner.is_ready()
         }
-        Next::Finished | Next::Refused(..) => false,
+        Next::Words | Next::Finished | Next::Refused(..) => false,
     };
     inner.place = if ready { Place::Queued } else { Place::Parked };
     drop(inner);

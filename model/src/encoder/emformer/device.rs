@@ -11,7 +11,7 @@
 //! A state that comes with values in host memory, as [`Emformer`](super::Emformer) has them, is copied to the device at its next step;
 //! [`to_host`](StreamingEncoder::to_host) goes the other way.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 
@@ -31,8 +31,10 @@ const MAX_BATCH: usize = 512;
 /// Feature frames that the stem carries from step to step.
 const CARRIED_FEATURES: usize = 2;
 
-/// An Emformer whose steps run on a device. Threads may share it, but the device does their steps one after the other.
+/// An Emformer whose steps run on a device. Threads may share it, and take turns.
 pub struct DeviceEmformer {
+    /// Whose turn it is. A device has one queue: the operations of two steps in it, one between the other's, would make both as late as the later one.
+    turn: Mutex<()>,
     tensors: Tensors,
     layout: Layout,
     geometry: Geometry,
@@ -64,6 +66,7 @@ impl DeviceEmformer {
         };
         let layout = Layout::new(encoder, stem_len);
         Ok(Self {
+            turn: Mutex::default(),
             arena: Arena::new(layout.plane_shapes(), tensors.dtype, device),
             layout,
             geometry: geometry(encoder),
@@ -390,6 +393,7 @@ impl StreamingEncoder for DeviceEmformer {
                 true => self.layout.len(),
                 false => state.values.len(),
             })?;
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.settle(rows)?;
         let mut rows: Vec<&mut StepRow<'_>> = rows.iter_mut().collect();
         let stepped: Result<Vec<Vec<f32>>, ModelError> = rows

@@ -46,7 +46,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE", required_unless_present = "model", num_args = 1..)]
     audio: Vec<PathBuf>,
     /// Models that the sessions ask for in turn, by their ids; none: the server's first. With several, or several rates, there are rows
-    /// for each kind of session, too
+    /// for each kind of session, too, but in a soak, whose `--load` is of what the server holds of its first model
     #[arg(long, value_name = "ID", value_delimiter = ',', conflicts_with = "model")]
     ask: Vec<String>,
     /// Rates at which the sessions speak in turn, in Hz

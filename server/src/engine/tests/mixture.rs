@@ -173,7 +173,7 @@ fn simulate(speakers: usize, files: usize, row: u64, end: u64) -> (Vec<i64>, usi
             .partition(|stream| stream.due - stream.segment <= now);
         coming = later;
         ready.into_iter().for_each(|stream| push(&mut queue, stream));
-        let batch = queue.pop_batch(|_| BatchLimits {
+        let batch = queue.pop_batch(true, |_| BatchLimits {
             rows: ROWS,
             file_rows: (TURN / row) as usize,
         });
@@ -244,7 +244,7 @@ proptest! {
         let longest = *segments.iter().max().unwrap();
         let mut furthest = 0;
         for _ in 0..600 {
-            let batch = queue.pop_batch(|model| BatchLimits {
+            let batch = queue.pop_batch(true, |model| BatchLimits {
                 rows: rows[model],
                 file_rows: 1,
             });

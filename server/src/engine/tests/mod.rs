@@ -229,9 +229,11 @@ impl StepModel for Fake {
     }
 }
 
+/// Of several rows of a step, the words of one are found by whoever stepped it and those of the others by whoever is free.
 pub(crate) fn options(workers: usize) -> EngineOptions {
     EngineOptions {
         workers,
+        words_at_once: 1,
         ..EngineOptions::default()
     }
 }

@@ -133,13 +133,14 @@ proptest! {
         block_on(all_free(&engine));
     }
 
-    /// I3: neighbours of any number and age change nothing.
+    /// I3: neighbours of any number and age change nothing, whoever finds the words of whom.
     #[test]
     fn i3_neighbours_change_nothing(
         ages in prop::collection::vec(0_usize..40_000, 1..8),
-        workers in 1_usize..3,
+        workers in 1_usize..4, steps_at_once in 1_usize..3, words_at_once in 0_usize..4,
     ) {
-        let engine = start(&Fake::new(), options(workers));
+        let options = EngineOptions { steps_at_once, words_at_once, ..batching(8, workers) };
+        let engine = start(&Fake::new(), options);
         let audio = speech(7, 3.0);
         let (mine, theirs) = block_on(heard_among(&engine, &audio, &ages));
         prop_assert_eq!(mine, block_on(alone(&engine, &audio)));
