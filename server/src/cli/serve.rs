@@ -96,7 +96,7 @@ pub(super) fn engine_options(config: &Config, device: &Device) -> EngineOptions 
     }
     // Where workers leave a processor free the sockets have it.
     let all = EngineOptions::default().workers;
-    options.counts_sockets = options.workers >= all;
+    options.counts_sockets = device.is_cpu() && options.workers >= all;
     options.slots = (config.slots > 0).then_some(config.slots);
     options.decoding = config.decoding.over(Decoding::default());
     options

@@ -28,6 +28,8 @@ const SLICE: Duration = Duration::from_millis(250);
 /// The part of what is taken that a lowered budget allows, and the part of the whole budget that comes back in each quiet window.
 const LOWERED_TO: f64 = 0.85;
 const RAISED_BY: f64 = 0.05;
+/// Work is thought to take at most so many times as long as it does undisturbed.
+const MOST_STRETCH: f64 = 3.0;
 /// The budget never falls below this part: one late second must not empty a server.
 const SMALLEST_PART: f64 = 0.2;
 
@@ -62,6 +64,9 @@ pub struct WorkDone {
     pub answered: u32,
     /// Those of them that were answered later than [`LATE_AFTER`].
     pub late: u32,
+    /// Seconds by the clock of which it is known how long the processor took for them, and those on the processor: with somebody else
+    /// on the same cores the clock's are more.
+    pub on_processor: (f64, f64),
 }
 
 impl WorkDone {
@@ -85,6 +90,8 @@ struct Slice {
     processor_seconds: f64,
     /// Costs of the live streams that came, less those of the ones that left.
     cost_change: f64,
+    /// The most that was taken.
+    taken: f64,
 }
 
 /// See the [module](self).
@@ -190,7 +197,12 @@ impl Admission {
         slice.done.file_seconds += done.file_seconds;
         slice.done.answered += done.answered;
         slice.done.late += done.late;
+        slice.done.on_processor.0 += done.on_processor.0;
+        slice.done.on_processor.1 += done.on_processor.1;
         slice.processor_seconds += used;
+        let taken = self.taken(now);
+        let slice = self.slice(now);
+        slice.taken = slice.taken.max(taken);
         self.judge(now);
     }
 
@@ -241,6 +253,7 @@ impl Admission {
     fn taken(&self, now: Instant) -> f64 {
         let window = WINDOW.as_secs_f64();
         let (mut by_clock, mut by_processor, mut not_yet) = (0.0, 0.0, 0.0);
+        let (mut clock, mut processor) = (0.0, 0.0);
         for slice in &self.seen {
             let age = now.saturating_duration_since(slice.began).as_secs_f64();
             if age >= window {
@@ -249,9 +262,13 @@ impl Admission {
             by_clock += slice.done.live_seconds;
             by_processor += slice.processor_seconds - slice.done.file_seconds;
             not_yet += slice.cost_change * (1.0 - age / window);
+            clock += slice.done.on_processor.0;
+            processor += slice.done.on_processor.1;
         }
-        // A step that shares its core takes long by the clock; what sockets take is seen on the processor only.
-        self.spent.max(by_clock.max(by_processor) / window + not_yet)
+        // Somebody else on the same cores stretches all work, the sockets' too, by what is seen of steps.
+        let stretch: f64 = if processor > 0.0 { clock / processor } else { 1.0 };
+        let stretched = stretch.clamp(1.0, MOST_STRETCH) * (by_processor / window + not_yet);
+        self.spent.max(by_clock / window + not_yet).max(stretched)
     }
 
     /// Seconds on the processor since the last look, at most those of one window at their mean rate.
@@ -276,6 +293,7 @@ impl Admission {
                 done: WorkDone::default(),
                 processor_seconds: 0.0,
                 cost_change: 0.0,
+                taken: 0.0,
             });
         }
         let last = self.seen.len() - 1;
@@ -291,12 +309,18 @@ impl Admission {
             .seen
             .iter()
             .filter(|slice| now.saturating_duration_since(slice.began) < WINDOW);
-        let (answered, late) = within.fold((0, 0), |(answered, late), slice| {
-            (answered + slice.done.answered, late + slice.done.late)
+        // The most that was taken, not what is now: those who made answers late may just have left.
+        let (answered, late, most) = within.fold((0, 0, 0.0_f64), |(answered, late, most), slice| {
+            let WorkDone {
+                answered: more,
+                late: later,
+                ..
+            } = slice.done;
+            (answered + more, late + later, most.max(slice.taken))
         });
         let (whole, is_late) = (self.whole_budget(), late * ONE_LATE_IN > answered);
         if is_late && late >= FEW {
-            let lowered = LOWERED_TO * self.budget.min(self.taken(now));
+            let lowered = LOWERED_TO * self.budget.min(most);
             self.budget = lowered.max(SMALLEST_PART * whole);
         } else if !is_late && self.budget < whole {
             self.budget = (self.budget + RAISED_BY * whole).min(whole);
@@ -330,6 +354,7 @@ mod tests {
         admission: Admission,
         now: Instant,
         processor: Duration,
+        stretch: f64,
     }
 
     impl Busy {
@@ -338,11 +363,11 @@ mod tests {
             for _ in 0..streams {
                 admission.admit(now, Class::Live, COST).unwrap();
             }
-            let processor = Duration::ZERO;
             Self {
                 admission,
                 now,
-                processor,
+                processor: Duration::ZERO,
+                stretch: 1.0,
             }
         }
 
@@ -357,6 +382,7 @@ mod tests {
                     file_seconds: files * slice,
                     answered: 10,
                     late: 0,
+                    on_processor: (self.stretch * slice, slice),
                 };
                 self.admission.observe(self.now, done, Some(self.processor));
             }
@@ -415,6 +441,30 @@ mod tests {
         let mut busy = Busy::with(7);
         busy.pass(2, 0.7, 1.2, 2.1);
         assert_eq!(busy.capacity(), 7 + 5, "0.2 of two processors beside the workers");
+    }
+
+    #[test]
+    fn a_neighbour_on_the_same_cores_leaves_room_for_fewer() {
+        let mut busy = Busy::with(7);
+        busy.stretch = 1.5;
+        busy.pass(2, 0.7, 0.0, 0.8);
+        assert_eq!(
+            busy.capacity(),
+            7 + 2,
+            "0.8 processors, in one and a half times their time"
+        );
+    }
+
+    #[test]
+    fn lateness_of_those_who_have_left_leaves_room_for_as_many_but_a_few() {
+        let mut busy = Busy::with(12);
+        busy.pass(1, 1.2, 0.0, 1.2);
+        busy.answer(1, 1);
+        for _ in 0..10 {
+            busy.admission.release(busy.now, Class::Live, COST);
+        }
+        busy.answer(40, 10);
+        assert_eq!(busy.capacity(), 10);
     }
 
     #[test]

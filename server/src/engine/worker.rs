@@ -63,7 +63,7 @@ pub(super) fn run(shared: &Arc<Shared>, index: usize) -> Exit {
 
 /// Finds words, does a judgement, or steps a batch.
 fn work_on(shared: &Arc<Shared>, index: usize, batch: Batch<'_>) -> Verdict {
-    let started = Instant::now();
+    let (started, on_processor) = (Instant::now(), processor::thread_time());
     let Batch { ready, turn } = batch;
     let (mut rows, mut finished) = (Vec::with_capacity(ready.len()), Vec::new());
     for ready in ready {
@@ -86,7 +86,12 @@ fn work_on(shared: &Arc<Shared>, index: usize, batch: Batch<'_>) -> Verdict {
     if rows.is_empty() {
         return Verdict::Sound;
     }
-    step(shared, index, (started, turn), rows)
+    let begun = Begun {
+        at: started,
+        on_processor,
+        turn,
+    };
+    step(shared, index, begun, rows)
 }
 
 /// Takes a stream's core and brings it to its next step, or as far as its inputs go.
@@ -154,11 +159,23 @@ fn words_found(shared: &Arc<Shared>, began: Instant, held: Held, next: Next) {
     note(shared, done);
 }
 
+/// A batch of steps whose rows have their features.
+struct Begun<'a> {
+    at: Instant,
+    /// This thread's time on the processor then.
+    on_processor: Option<Duration>,
+    turn: Option<Turn<'a>>,
+}
+
 /// Steps a batch, which was begun with its rows' features, and deals with every way it can go wrong.
 fn step(
     shared: &Arc<Shared>,
     index: usize,
-    (began, turn): (Instant, Option<Turn<'_>>),
+    Begun {
+        at: began,
+        on_processor,
+        turn,
+    }: Begun<'_>,
     mut held: Vec<Held>,
 ) -> Verdict {
     let (num_rows, num_spoken) = (held.len(), held.iter().filter(|row| row.is_spoken()).count());
@@ -244,6 +261,9 @@ fn step(
     let seconds = began.elapsed().as_secs_f64();
     done.live_seconds = seconds * num_spoken as f64 / num_rows as f64;
     done.file_seconds = seconds - done.live_seconds;
+    if let Some((before, after)) = on_processor.zip(processor::thread_time()) {
+        done.on_processor = (seconds, after.saturating_sub(before).as_secs_f64());
+    }
     note(shared, done);
     if broken { Verdict::Broken } else { Verdict::Sound }
 }
