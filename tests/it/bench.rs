@@ -7,14 +7,26 @@ use serde_json::Value;
 
 use waxwing_tests::{RECORDINGS, Server, binary};
 
+/// What `waxwing bench` prints as JSON of a server, whose sessions all say one recording of a book.
+fn bench(server: &Server, arguments: &[&str]) -> Result<Value> {
+    let clip = format!("{RECORDINGS}/librivox/sense_and_sensibility_01_austen_64kb-0880.wav");
+    let output = Command::new(binary())
+        .args(["bench", "--url", &server.url(), "--audio", &clip, "--json"])
+        .args(arguments)
+        .output()?;
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "{stderr}");
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
 /// Speakers, some that vanish, and files: all are answered, the server is read, and its rows add up.
 #[tokio::test]
 async fn a_short_soak_counts_every_visit() -> Result<()> {
     let server = Server::start(&[]).await?;
-    let clip = format!("{RECORDINGS}/librivox/sense_and_sensibility_01_austen_64kb-0880.wav");
-    let output = Command::new(binary())
-        .args(["bench", "--url", &server.url(), "--audio", &clip, "--json"])
-        .args([
+    let pid = server.pid().to_string();
+    let soak = bench(
+        &server,
+        &[
             "--soak",
             "0.1",
             "--connects",
@@ -22,12 +34,9 @@ async fn a_short_soak_counts_every_visit() -> Result<()> {
             "--load",
             "0.2",
             "--pid",
-            &server.pid().to_string(),
-        ])
-        .output()?;
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.success(), "{stderr}");
-    let soak: Value = serde_json::from_slice(&output.stdout)?;
+            &pid,
+        ],
+    )?;
     let rows = soak["rows"].as_array().cloned().unwrap_or_default();
     let sum = |name: &str| rows.iter().filter_map(|row| row[name].as_u64()).sum::<u64>();
     ensure!(sum("connects") == 40 && sum("failed") == 0, "{soak}");
@@ -45,24 +54,8 @@ async fn a_short_soak_counts_every_visit() -> Result<()> {
 async fn sessions_of_several_models_and_rates_have_rows_of_their_own() -> Result<()> {
     let small = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/pretrained/en-fsmn");
     let server = Server::start(&["--model", &format!("en-emformer,{small}")]).await?;
-    let clip = format!("{RECORDINGS}/librivox/sense_and_sensibility_01_austen_64kb-0880.wav");
-    let output = Command::new(binary())
-        .args(["bench", "--url", &server.url(), "--audio", &clip, "--json"])
-        .args([
-            "--sessions",
-            "4",
-            "--ask",
-            "en-emformer,en-fsmn",
-            "--rates",
-            "8000,44100",
-        ])
-        .output()?;
-    ensure!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let rows: Value = serde_json::from_slice(&output.stdout)?;
+    let models = ["--sessions", "4", "--ask", "en-emformer,en-fsmn"];
+    let rows = bench(&server, &[&models[..], &["--rates", "8000,44100"]].concat())?;
     let kinds = [
         Value::Null,
         "en-emformer at 8000 Hz".into(),
@@ -83,20 +76,13 @@ async fn sessions_of_several_models_and_rates_have_rows_of_their_own() -> Result
 #[tokio::test]
 async fn sessions_beyond_the_slots_are_counted_as_refused() -> Result<()> {
     let server = Server::start(&["--slots", "2"]).await?;
-    let clip = format!("{RECORDINGS}/librivox/sense_and_sensibility_01_austen_64kb-0880.wav");
     let directory = tempfile::tempdir()?;
     let picture = directory.path().join("load.svg");
-    let output = Command::new(binary())
-        .args(["bench", "--url", &server.url(), "--audio", &clip, "--json"])
-        .args(["--sessions", "1,4", "--seconds", "2", "--picture"])
-        .arg(&picture)
-        .output()?;
-    ensure!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let rows: Value = serde_json::from_slice(&output.stdout)?;
+    let file = picture.display().to_string();
+    let rows = bench(
+        &server,
+        &["--sessions", "1,4", "--seconds", "2", "--picture", &file],
+    )?;
     ensure!(
         rows[0]["sessions_refused"] == 0 && rows[0]["sessions_done"] == 1,
         "{rows}"
